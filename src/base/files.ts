@@ -1,0 +1,51 @@
+import { constants } from 'node:fs'
+import { lstat, mkdir, open, readFile, rename, rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { NsmError } from './errors.ts'
+
+/** Makes a private directory (0700 by default) and refuses one that another user owns or may write. */
+export async function makePrivateDir(path: string, mode = 0o700): Promise<void> {
+  await mkdir(path, { recursive: true, mode })
+  const found = await lstat(path)
+  if (!found.isDirectory()) throw unsafe(path, 'is not a directory')
+  if (found.uid !== process.getuid?.()) throw unsafe(path, 'belongs to another user')
+  if ((found.mode & 0o022) !== 0) throw unsafe(path, 'may be written by others')
+}
+
+/** Replaces a file in one step: temporary file, fsync, rename, fsync of the directory. Mode 0600 by default. */
+export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`
+  await rm(temporary, { force: true })
+  const file = await open(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode)
+  try {
+    await file.writeFile(content)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await rename(temporary, path)
+  const dir = await open(dirname(path), constants.O_RDONLY)
+  try {
+    await dir.sync()
+  } finally {
+    await dir.close()
+  }
+}
+
+/** Reads a private file as text; undefined when it does not exist; refuses one that others may write or that another user owns. */
+export async function readPrivateFile(path: string): Promise<string | undefined> {
+  const found = await lstat(path).catch(absent)
+  if (!found) return undefined
+  if (found.uid !== process.getuid?.()) throw unsafe(path, 'belongs to another user')
+  if ((found.mode & 0o022) !== 0) throw unsafe(path, 'may be written by others')
+  return readFile(path, 'utf8')
+}
+
+function absent(error: NodeJS.ErrnoException): undefined {
+  if (error.code === 'ENOENT') return undefined
+  throw error
+}
+
+function unsafe(path: string, why: string): NsmError {
+  return new NsmError('PERMISSION', `${path} ${why}`, `remove it or take it back: chown, chmod go-w ${path}`)
+}

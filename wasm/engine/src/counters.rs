@@ -1,0 +1,50 @@
+//! What happened to packets that went nowhere, and to handshakes. The host knows the names in this order.
+
+/// Index into the counters; append only, the host lists the same names in the same order.
+#[derive(Clone, Copy)]
+pub enum Counter {
+    /// Not a WireGuard message: wrong type or size.
+    Malformed,
+    /// mac1 or mac2 wrong: nobody who knows our key.
+    BadMac,
+    UnknownIndex,
+    UnknownKey,
+    /// Noise or tag failure.
+    Unauthentic,
+    /// Counter seen before or too old.
+    Replayed,
+    CookiesSent,
+    CookiesReceived,
+    /// Handshakes dropped by the per-source limit under load.
+    SourceLimited,
+    HandshakesCompleted,
+    InitiationsSent,
+    /// Inner packet is not a sane IP packet.
+    BadPacket,
+    /// Inner source is not inside the sender's allowed prefixes.
+    Spoofed,
+    NoRoute,
+    NoEndpoint,
+    StagingFull,
+    ExpiredHops,
+    /// Multicast, broadcast, link-local, loopback, unspecified, source-routed.
+    ForbiddenAddress,
+    /// To a gateway address, but nothing listens.
+    NotServed,
+    EchoAnswered,
+    /// Back to the peer it came from.
+    Hairpin,
+    /// Inputs lost because the host did not drain before the next burst.
+    NotDrained,
+    Roamed,
+}
+
+pub const COUNT: usize = Counter::Roamed as usize + 1;
+
+pub struct Counters(pub [u64; COUNT]);
+
+impl Counters {
+    pub fn add(&mut self, counter: Counter) {
+        self.0[counter as usize] += 1;
+    }
+}

@@ -1,0 +1,43 @@
+//! A peer's outer address, kept as the Linux sockaddr the host sends with.
+
+use crate::memory::Descriptor;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// Words of a sockaddr_in or sockaddr_in6; unused words are zero, so equality is address equality.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    pub bytes: u32,
+    pub words: [u32; 7],
+}
+
+impl Endpoint {
+    /// None for another family or a short address.
+    pub fn from_words(bytes: u32, words: &[u32; 7]) -> Option<Endpoint> {
+        match words[0] as u16 {
+            AF_INET if bytes >= 16 => Some(Endpoint { bytes: 16, words: [words[0], words[1], 0, 0, 0, 0, 0] }),
+            // The flow label is the sender's business and may change with every packet.
+            AF_INET6 if bytes >= 28 => {
+                Some(Endpoint { bytes: 28, words: [words[0], 0, words[2], words[3], words[4], words[5], words[6]] })
+            }
+            _ => None,
+        }
+    }
+
+    pub fn of(descriptor: &Descriptor) -> Option<Endpoint> {
+        Endpoint::from_words(descriptor.address_bytes, &descriptor.address)
+    }
+
+    pub fn ip(&self) -> IpAddr {
+        if self.words[0] as u16 == AF_INET {
+            return IpAddr::V4(Ipv4Addr::from(self.words[1].to_le_bytes()));
+        }
+        let mut all = [0; 16];
+        for (bytes, word) in all.chunks_exact_mut(4).zip(&self.words[2..6]) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        IpAddr::V6(Ipv6Addr::from(all))
+    }
+}
