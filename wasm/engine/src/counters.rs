@@ -39,11 +39,14 @@ pub enum Counter {
     Roamed,
 }
 
+/// Number of counters.
 pub const COUNT: usize = Counter::Roamed as usize + 1;
 
+/// All counters; the host reads them in place.
 pub struct Counters(pub [u64; COUNT]);
 
 impl Counters {
+    /// Counts one.
     pub fn add(&mut self, counter: Counter) {
         self.0[counter as usize] += 1;
     }

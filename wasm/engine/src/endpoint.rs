@@ -26,10 +26,12 @@ impl Endpoint {
         }
     }
 
+    /// The source the host wrote into a descriptor.
     pub fn of(descriptor: &Descriptor) -> Option<Endpoint> {
         Endpoint::from_words(descriptor.address_bytes, &descriptor.address)
     }
 
+    /// The address without its port, which cookies are bound to.
     pub fn ip(&self) -> IpAddr {
         if self.words[0] as u16 == AF_INET {
             return IpAddr::V4(Ipv4Addr::from(self.words[1].to_le_bytes()));

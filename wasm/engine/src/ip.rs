@@ -38,18 +38,30 @@ impl Ip {
 
     #[inline]
     pub fn source(&self, packet: &[u8]) -> Address {
-        if self.v6 { v6(&packet[8..24]) } else { v4(&packet[12..16]) }
+        if self.v6 {
+            v6(&packet[8..24])
+        } else {
+            v4(&packet[12..16])
+        }
     }
 
     #[inline]
     pub fn destination(&self, packet: &[u8]) -> Address {
-        if self.v6 { v6(&packet[24..40]) } else { v4(&packet[16..20]) }
+        if self.v6 {
+            v6(&packet[24..40])
+        } else {
+            v4(&packet[16..20])
+        }
     }
 
     /// Both addresses as they lie in the header, for the pseudo header.
     #[inline]
     pub fn addresses<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
-        if self.v6 { &packet[8..40] } else { &packet[12..20] }
+        if self.v6 {
+            &packet[8..40]
+        } else {
+            &packet[12..20]
+        }
     }
 }
 
@@ -100,7 +112,11 @@ impl Address {
 
 /// True when the sender dictates the way: LSRR/SSRR options [RFC 791 3.1], type 0 routing header [RFC 5095].
 pub fn source_routed(packet: &[u8], ip: &Ip) -> bool {
-    if ip.v6 { v6_source_routed(packet, ip) } else { v4_source_routed(&packet[20..ip.header]) }
+    if ip.v6 {
+        v6_source_routed(packet, ip)
+    } else {
+        v4_source_routed(&packet[20..ip.header])
+    }
 }
 
 fn v4_source_routed(mut options: &[u8]) -> bool {

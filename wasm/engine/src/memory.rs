@@ -30,6 +30,7 @@ impl Region {
         Region { base, len }
     }
 
+    /// Where it lies in linear memory, for the host.
     pub fn offset(&self) -> u32 {
         self.base as usize as u32
     }
@@ -55,7 +56,7 @@ pub struct Descriptor {
     /// 16 (sockaddr_in) or 28 (sockaddr_in6).
     pub address_bytes: u32,
     pub address: [u32; 7],
-    reserved: [u32; 4],
+    pub reserved: [u32; 4],
 }
 
 impl Descriptor {
@@ -72,6 +73,7 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
+    /// All empty.
     pub fn new(capacity: usize) -> Descriptors {
         let all = Descriptors { region: Region::new(capacity * Descriptor::BYTES), capacity };
         for at in 0..capacity {
@@ -80,16 +82,19 @@ impl Descriptors {
         all
     }
 
+    /// Where descriptor 0 lies in linear memory.
     pub fn offset(&self) -> u32 {
         self.region.offset()
     }
 
+    /// A copy of descriptor `at`.
     pub fn get(&self, at: usize) -> Descriptor {
         let bytes = self.region.slice(at * Descriptor::BYTES, Descriptor::BYTES);
         // SAFETY: 64 aligned bytes of plain integers.
         unsafe { *bytes.as_ptr().cast::<Descriptor>() }
     }
 
+    /// Overwrites descriptor `at`.
     pub fn set(&self, at: usize, value: Descriptor) {
         let bytes = self.region.slice(at * Descriptor::BYTES, Descriptor::BYTES);
         // SAFETY: as in `get`.
@@ -106,9 +111,13 @@ pub struct InputRing {
 }
 
 impl InputRing {
+    /// Descriptors with their slots.
     pub fn new(capacity: usize, slot_bytes: usize) -> InputRing {
-        let ring =
-            InputRing { descriptors: Descriptors::new(capacity), slots: Region::new(capacity * slot_bytes), slot_bytes };
+        let ring = InputRing {
+            descriptors: Descriptors::new(capacity),
+            slots: Region::new(capacity * slot_bytes),
+            slot_bytes,
+        };
         for at in 0..capacity {
             let offset = ring.slots.offset() + (at * slot_bytes) as u32;
             ring.descriptors.set(at, Descriptor { offset, ..Descriptor::EMPTY });

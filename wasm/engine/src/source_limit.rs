@@ -15,11 +15,13 @@ struct Bucket {
     at_ms: f64,
 }
 
+/// The buckets of all sources.
 pub struct SourceLimit {
     buckets: Vec<Bucket>,
 }
 
 impl SourceLimit {
+    /// Every source has its full share.
     pub fn new() -> SourceLimit {
         SourceLimit { buckets: vec![Bucket { source: 0, tokens: BURST, at_ms: 0.0 }; BUCKETS] }
     }

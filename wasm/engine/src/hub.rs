@@ -1,0 +1,131 @@
+//! What the hub does with a packet it has opened: pass it to another peer, answer it, hand it to the host, or drop it.
+
+use crate::checksum::{finish, replace, sum};
+use crate::counters::Counter;
+use crate::device::Device;
+use crate::ip::{source_routed, Address, Ip, ICMP, ICMP6, UDP};
+use crate::memory::Descriptor;
+
+/// TTL and hop limit of our own answers [RFC 1340].
+const OWN_HOPS: u8 = 64;
+
+/// The hub's own addresses and what it serves there.
+pub struct Gateway {
+    pub addresses: Vec<Address>,
+    pub udp_ports: Vec<u16>,
+}
+
+impl Gateway {
+    /// No address.
+    pub fn new() -> Gateway {
+        Gateway { addresses: Vec::new(), udp_ports: Vec::new() }
+    }
+}
+
+impl Device {
+    /// One packet from peer `from`, whose source address is that peer's.
+    #[inline]
+    pub fn forward(&mut self, from: u32, ip: Ip, packet: &mut [u8]) {
+        let destination = ip.destination(packet);
+        if destination.forbidden() || ip.source(packet).forbidden() || source_routed(packet, &ip) {
+            return self.counters.add(Counter::ForbiddenAddress);
+        }
+        if self.gateway.addresses.contains(&destination) {
+            return self.serve(from, ip, packet);
+        }
+        match self.routes.find(destination) {
+            None => self.counters.add(Counter::NoRoute),
+            Some(to) if to == from => self.counters.add(Counter::Hairpin),
+            Some(to) if count_hop(packet, &ip) => self.seal(to, packet),
+            Some(_) => self.counters.add(Counter::ExpiredHops),
+        }
+    }
+
+    /// A packet to one of our own addresses.
+    fn serve(&mut self, from: u32, ip: Ip, packet: &mut [u8]) {
+        if !ip.fragment && is_echo_request(packet, &ip) {
+            answer_echo(packet, &ip);
+            self.counters.add(Counter::EchoAnswered);
+            self.seal(from, packet);
+        } else if !ip.fragment && self.is_served_udp(packet, &ip) {
+            self.deliver(from, packet);
+        } else {
+            self.counters.add(Counter::NotServed);
+        }
+    }
+
+    fn is_served_udp(&self, packet: &[u8], ip: &Ip) -> bool {
+        let Some([_, _, high, low, ..]) = packet.get(ip.header..ip.header + 8) else { return false };
+        ip.protocol == UDP && self.gateway.udp_ports.contains(&u16::from_be_bytes([*high, *low]))
+    }
+
+    /// Copies a packet to the host's output; `has_room()` holds.
+    fn deliver(&mut self, peer: u32, packet: &[u8]) {
+        let locals = &mut self.locals;
+        locals.region.slice(locals.end, packet.len()).copy_from_slice(packet);
+        let offset = locals.region.offset() + locals.end as u32;
+        let bytes = packet.len() as u32;
+        locals.descriptors.set(locals.count, Descriptor { offset, bytes, peer, ..Descriptor::EMPTY });
+        locals.count += 1;
+        locals.end += packet.len();
+    }
+
+    /// Routes a packet the host made; it lies in the control region.
+    pub fn route_local(&mut self, bytes: usize) {
+        let packet = self.control.slice(0, bytes.min(self.control.len));
+        let Some(ip) = Ip::parse(packet) else { return self.counters.add(Counter::BadPacket) };
+        match self.routes.find(ip.destination(packet)) {
+            Some(to) => self.seal(to, &packet[..ip.total]),
+            None => self.counters.add(Counter::NoRoute),
+        }
+    }
+}
+
+/// Decrements TTL or hop limit; false when it is used up.
+#[inline]
+fn count_hop(packet: &mut [u8], ip: &Ip) -> bool {
+    if ip.v6 {
+        let alive = packet[7] > 1;
+        packet[7] = packet[7].wrapping_sub(1);
+        return alive;
+    }
+    if packet[8] <= 1 {
+        return false;
+    }
+    let old = [packet[8], packet[9]];
+    packet[8] -= 1;
+    let checksum = replace([packet[10], packet[11]], old, [packet[8], packet[9]]);
+    packet[10..12].copy_from_slice(&checksum);
+    true
+}
+
+/// [RFC 792] type 8, [RFC 4443 4.1] type 128.
+fn is_echo_request(packet: &[u8], ip: &Ip) -> bool {
+    let request = match (ip.v6, ip.protocol) {
+        (false, ICMP) => 8,
+        (true, ICMP6) => 128,
+        _ => return false,
+    };
+    packet.len() >= ip.header + 8 && packet[ip.header] == request && packet[ip.header + 1] == 0
+}
+
+/// Turns a request into its reply in place; a wrong ICMP checksum stays wrong.
+fn answer_echo(packet: &mut [u8], ip: &Ip) {
+    let h = ip.header;
+    let (first, second, half) = if ip.v6 { (8, 24, 16) } else { (12, 16, 4) };
+    for at in 0..half {
+        packet.swap(first + at, second + at);
+    }
+    let reply = if ip.v6 { 129 } else { 0 };
+    let checksum = replace([packet[h + 2], packet[h + 3]], [packet[h], 0], [reply, 0]);
+    packet[h] = reply;
+    packet[h + 2..h + 4].copy_from_slice(&checksum);
+    if ip.v6 {
+        packet[7] = OWN_HOPS;
+    } else {
+        packet[8] = OWN_HOPS;
+        packet[10..12].fill(0);
+        let checksum = finish(sum(&packet[..h], 0));
+        packet[10..12].copy_from_slice(&checksum);
+    }
+}

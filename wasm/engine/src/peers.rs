@@ -1,0 +1,121 @@
+//! The peers of the device: found by handle (the receiver index's upper 24 bits) or by public key.
+
+use crate::endpoint::Endpoint;
+use boringtun::noise::Tunn;
+use std::collections::HashMap;
+
+/// Ours: packets and bytes kept per peer while a handshake runs, and bytes for all peers together.
+/// The protocol's implementations keep 128 packets; a 64 KiB super-packet is 48 of them.
+pub const STAGED_PACKETS_MAX: usize = 128;
+pub const STAGED_BYTES_MAX: usize = 256 * 1024;
+pub const STAGED_TOTAL_MAX: usize = 8 * 1024 * 1024;
+/// Ours: unanswered initiations after which a roamed endpoint gives way to the configured one.
+const ROAMED_ATTEMPTS: u32 = 2;
+
+/// One peer: boringtun's tunnel and what the device keeps beside it.
+pub struct Peer {
+    pub tunnel: Tunn,
+    pub key: [u8; 32],
+    /// Where datagrams go; follows authenticated packets.
+    pub endpoint: Option<Endpoint>,
+    /// Where the control plane said the peer is.
+    pub configured: Option<Endpoint>,
+    pub keepalive_ms: f64,
+    /// boringtun can seal: without it packets are staged.
+    pub has_session: bool,
+    pub staged_packets: usize,
+    pub staged_bytes: usize,
+    pub last_sent_ms: f64,
+    /// Initiations since the last authenticated packet.
+    pub unanswered: u32,
+    /// Inner bytes.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+}
+
+impl Peer {
+    /// A peer without endpoint or session.
+    pub fn new(tunnel: Tunn, key: [u8; 32]) -> Peer {
+        Peer {
+            tunnel,
+            key,
+            endpoint: None,
+            configured: None,
+            keepalive_ms: 0.0,
+            has_session: false,
+            staged_packets: 0,
+            staged_bytes: 0,
+            last_sent_ms: f64::NEG_INFINITY,
+            unanswered: 0,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    /// boringtun drops sessions by time and gains them by handshakes; ask it after either.
+    pub fn refresh_session(&mut self) {
+        self.has_session = self.tunnel.time_since_last_handshake().is_some();
+    }
+
+    /// Counts an initiation; a roamed endpoint that stays silent is given up for the configured one.
+    pub fn note_initiation(&mut self) {
+        self.unanswered += 1;
+        if self.unanswered > ROAMED_ATTEMPTS && self.configured.is_some() {
+            self.endpoint = self.configured;
+        }
+    }
+
+    /// True when one more packet of `bytes` may wait, with `total` bytes waiting for all peers.
+    pub fn may_stage(&self, bytes: usize, total: usize) -> bool {
+        self.staged_packets < STAGED_PACKETS_MAX
+            && self.staged_bytes + bytes <= STAGED_BYTES_MAX
+            && total + bytes <= STAGED_TOTAL_MAX
+    }
+}
+
+/// A bounded table; a peer's handle is its slot.
+pub struct Peers {
+    slots: Vec<Option<Box<Peer>>>,
+    by_key: HashMap<[u8; 32], u32>,
+}
+
+impl Peers {
+    /// An empty table of `max` slots.
+    pub fn new(max: usize) -> Peers {
+        Peers { slots: (0..max).map(|_| None).collect(), by_key: HashMap::new() }
+    }
+
+    /// Slots, used or not.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The handle of a public key.
+    pub fn find(&self, key: &[u8; 32]) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The peer of a handle; None for handles that nobody has.
+    #[inline]
+    pub fn get(&mut self, at: u32) -> Option<&mut Peer> {
+        self.slots.get_mut(at as usize)?.as_deref_mut()
+    }
+
+    /// The lowest free handle.
+    pub fn vacant(&self) -> Option<u32> {
+        self.slots.iter().position(Option::is_none).map(|at| at as u32)
+    }
+
+    /// Fills a vacant slot.
+    pub fn put(&mut self, at: u32, peer: Peer) {
+        self.by_key.insert(peer.key, at);
+        self.slots[at as usize] = Some(Box::new(peer));
+    }
+
+    /// Forgets a peer with its keys and its staged packets.
+    pub fn take(&mut self, at: u32) -> Option<Box<Peer>> {
+        let peer = self.slots.get_mut(at as usize)?.take()?;
+        self.by_key.remove(&peer.key);
+        Some(peer)
+    }
+}
