@@ -1,0 +1,135 @@
+import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
+import type { Clock } from '../base/clock.ts'
+import { toNsmError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import { refusal, refusalReason } from './refusal.ts'
+import type { IdentitySource, IdentityState, Svid } from './source.ts'
+import { chainOf } from './tls-material.ts'
+import { type PeerIdentity, verifyPeer } from './verify.ts'
+import { atWallTime } from './wall-timer.ts'
+
+/** What the connections of a server are judged by, and who takes them over. */
+export interface SessionSettings {
+  readonly source: IdentitySource
+  /** True: a client without a certificate is handed on with `peer` undefined; false: it is cut. */
+  readonly allowAnonymous: boolean
+  /**
+   * Takes over a connection whose handshake is finished and whose peer is verified. `own` is the SVID this peer saw,
+   * also after a rotation: answers to it are signed with that key.
+   */
+  readonly onConnection: (socket: TLSSocket, peer: PeerIdentity | undefined, own: Svid) => void
+  readonly log: Log
+}
+
+/** The connections of one server, from the first byte to the last. */
+export class TlsSessions {
+  readonly #settings: SessionSettings
+  readonly #clock: Clock
+  readonly #raw = new Set<Socket>()
+  /** Called at the end of the handshake, by remote address and port. */
+  readonly #unfinished = new Map<string, () => void>()
+  readonly #sent = new WeakMap<TLSSocket, readonly Uint8Array[]>()
+  readonly #chains = new Map<TLSSocket, readonly Uint8Array[]>()
+  #svids: readonly Svid[] = []
+
+  constructor(settings: SessionSettings, clock: Clock) {
+    this.#settings = settings
+    this.#clock = clock
+  }
+
+  /** The SVID that the next handshakes show. */
+  remember({ svid }: IdentityState): void {
+    this.#svids = [svid, ...this.#svids].slice(0, rememberedSvids)
+  }
+
+  /** A raw connection before its handshake; `finished` is called at the end of it, before the verdict. */
+  open(raw: Socket, finished: () => void): void {
+    const key = remoteKey(raw)
+    this.#raw.add(raw)
+    this.#unfinished.set(key, finished)
+    raw.once('close', () => {
+      this.#raw.delete(raw)
+      this.#unfinished.delete(key)
+    })
+  }
+
+  /**
+   * Reads the certificates of the client before Node does: `tls.Server` of Node 24.21 loses the intermediates before
+   * `secureConnection`. Where this comes too late they are read at `accept`, and without them the peer is refused.
+   */
+  watch(socket: TLSSocket): void {
+    socket.prependOnceListener('secure', () => void this.#sent.set(socket, chainOf(socket.getPeerCertificate(true))))
+  }
+
+  /** The verdict on a finished handshake. */
+  accept(socket: TLSSocket): void {
+    socket.on('error', () => socket.destroy())
+    const key = remoteKey(socket)
+    this.#unfinished.get(key)?.()
+    this.#unfinished.delete(key)
+    try {
+      if (socket.alpnProtocol !== 'h2') throw refusal('SVID_UNEXPECTED', 'the client does not speak HTTP/2')
+      if (socket.isSessionReused()) throw refusal('SVID_UNEXPECTED', 'the client resumed a session')
+      const own = this.#ownSvid(socket)
+      this.#settings.onConnection(socket, this.#identify(socket), own)
+    } catch (error) {
+      this.#cut(socket, error)
+    }
+  }
+
+  /** [RFC 5280 6] again for every open peer: a bundle that is gone takes its peers along. */
+  verifyAgain({ bundles }: IdentityState): void {
+    for (const [socket, chain] of [...this.#chains]) {
+      try {
+        verifyPeer({ chain, bundles, nowMs: this.#clock.wallMs() })
+      } catch (error) {
+        this.#cut(socket, error)
+      }
+    }
+  }
+
+  /** Cuts every connection. */
+  close(): void {
+    for (const raw of [...this.#raw]) raw.destroy()
+  }
+
+  #identify(socket: TLSSocket): PeerIdentity | undefined {
+    const chain = this.#sent.get(socket) ?? chainOf(socket.getPeerCertificate(true))
+    if (chain.length === 0 && this.#settings.allowAnonymous) return undefined
+    const { bundles } = this.#settings.source.current()
+    const peer = verifyPeer({ chain, bundles, nowMs: this.#clock.wallMs() })
+    if (!socket.authorized) {
+      throw refusal('SVID_UNTRUSTED', `TLS does not vouch for ${peer.spiffeId}: ${socket.authorizationError}`)
+    }
+    this.#chains.set(socket, chain)
+    const expired = refusal('SVID_EXPIRED', `the certificate of ${peer.spiffeId} expired`)
+    const cancelExpiry = atWallTime(this.#clock, peer.notAfterMs, () => this.#cut(socket, expired))
+    socket.once('close', () => {
+      cancelExpiry()
+      this.#chains.delete(socket)
+    })
+    return peer
+  }
+
+  #ownSvid(socket: TLSSocket): Svid {
+    const shown = socket.getX509Certificate()?.raw
+    const own = this.#svids.find(({ chain: [leaf] }) => leaf && shown?.equals(leaf))
+    if (!own) throw refusal('SVID_UNEXPECTED', 'the handshake began with a certificate that is no longer in use')
+    return own
+  }
+
+  #cut(socket: TLSSocket, error: unknown): void {
+    const { message } = toNsmError(error)
+    const { remoteAddress: address } = socket
+    this.#settings.log.warn('peer refused', { address, reason: refusalReason(error), error: message })
+    socket.destroy()
+  }
+}
+
+/** Ours: SVIDs whose handshakes may still be running; a rotation happens at half life, so two would do. */
+const rememberedSvids = 4
+
+function remoteKey(socket: Socket): string {
+  return `${socket.remoteAddress} ${socket.remotePort}`
+}

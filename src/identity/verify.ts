@@ -1,0 +1,129 @@
+import { type Certificate, readCertificate } from './certificate.ts'
+import { refusal } from './refusal.ts'
+import type { TrustBundles } from './source.ts'
+import { parseSpiffeId } from './spiffe-id.ts'
+
+/** A peer as its verified certificate names it; `certificate` is the leaf (DER), the expiry in wall milliseconds. */
+export interface PeerIdentity {
+  readonly spiffeId: string
+  readonly certificate: Uint8Array
+  readonly notAfterMs: number
+}
+
+/**
+ * Verifies an X.509-SVID (DER, leaf first) against the bundle of the leaf's own trust domain, never against another
+ * domain's root; throws `IDENTITY` with a reason [SPIFFE X509-SVID 5].
+ */
+export function verifyPeer(peer: {
+  readonly chain: readonly Uint8Array[]
+  readonly bundles: TrustBundles
+  readonly nowMs: number
+}): PeerIdentity {
+  if (peer.chain.length > chainMax) throw refusal('SVID_UNTRUSTED', `more than ${chainMax} certificates were sent`)
+  const [leaf, ...intermediates] = peer.chain.map(readCertificate)
+  if (!leaf) throw refusal('SVID_NO_ID', 'no certificate was sent')
+  const { spiffeId, trustDomain } = leafIdentity(leaf)
+  checkLeaf(leaf, peer.nowMs)
+  const bundle = peer.bundles.get(trustDomain)
+  if (!bundle) {
+    const next = `join that domain, or use an identity of ${[...peer.bundles.keys()].join(', ') || 'a known domain'}`
+    throw refusal('SVID_UNKNOWN_DOMAIN', `the trust domain ${trustDomain} of ${spiffeId} is not known here`, { next })
+  }
+  if (!endsIn(leaf, intermediates, { roots: bundle.map(readCertificate), nowMs: peer.nowMs })) {
+    throw untrusted(peer, { leaf, intermediates, spiffeId, trustDomain })
+  }
+  return { spiffeId, certificate: leaf.der, notAfterMs: leaf.notAfterMs }
+}
+
+/** Ours: NSM sites send one to three; the search below stays small. */
+const chainMax = 8
+/** Ours: signature checks for one peer, about 0.2 ms each; certificates that all sign each other cannot cost more. */
+const signatureChecksMax = 32
+/** Ours: a clock this far behind the authority's still accepts a fresh certificate. */
+const notBeforeSkewMs = 60_000
+
+function leafIdentity(leaf: Certificate): { readonly spiffeId: string; readonly trustDomain: string } {
+  const [spiffeId, ...more] = leaf.uris
+  if (spiffeId === undefined || more.length > 0) {
+    throw refusal('SVID_NO_ID', `the certificate has ${leaf.uris.length} URI names, an SVID has exactly one`)
+  }
+  const { trustDomain, path } = parseSpiffeId(spiffeId)
+  if (path === '') throw refusal('SVID_NO_ID', `${spiffeId} has no path: it names a trust domain, not a peer`)
+  return { spiffeId, trustDomain }
+}
+
+function checkLeaf(leaf: Certificate, nowMs: number): void {
+  if (leaf.isCa || leaf.keyUsage?.certSign || leaf.keyUsage?.crlSign) {
+    throw refusal('SVID_IS_CA', 'the certificate may sign others, so it cannot be a peer')
+  }
+  if (!leaf.isUsable)
+    throw refusal('CERTIFICATE_INVALID', 'the certificate has an extension or an algorithm not supported here')
+  if (nowMs >= leaf.notAfterMs) {
+    throw refusal('SVID_EXPIRED', `the certificate expired at ${isoTime(leaf.notAfterMs)}`, { next: renewNext })
+  }
+  if (nowMs + notBeforeSkewMs < leaf.notBeforeMs) {
+    throw refusal('SVID_NOT_YET_VALID', `the certificate begins at ${isoTime(leaf.notBeforeMs)}`, { next: clockNext })
+  }
+}
+
+const renewNext = 'renew the identity: `nsm invite` on the server, then `nsm connect --join FILE`'
+const clockNext = 'check the clocks of both machines'
+
+interface Search {
+  readonly roots: readonly Certificate[]
+  readonly nowMs: number
+}
+
+/** [RFC 5280 6.1] depth first over what was sent; `true` when a path ends in one of the roots. */
+function endsIn(leaf: Certificate, sent: readonly Certificate[], search: Search): boolean {
+  let checksLeft = signatureChecksMax
+  const signs = (issuer: Certificate, subject: Certificate, signersBelow: number): boolean => {
+    if (!maySign(issuer, signersBelow, search.nowMs) || !subject.x509.checkIssued(issuer.x509)) return false
+    if (checksLeft-- <= 0) return false
+    return subject.x509.verify(issuer.x509.publicKey)
+  }
+  const climb = (subject: Certificate, unused: readonly Certificate[], signersBelow: number): boolean =>
+    search.roots.some((root) => signs(root, subject, signersBelow)) ||
+    unused.some(
+      (issuer) =>
+        signs(issuer, subject, signersBelow) &&
+        climb(
+          issuer,
+          unused.filter((other) => other !== issuer),
+          signersBelow + 1,
+        ),
+    )
+  return climb(leaf, sent, 0)
+}
+
+function maySign(issuer: Certificate, signersBelow: number, nowMs: number): boolean {
+  if (!issuer.isCa || !issuer.isUsable || issuer.keyUsage?.certSign === false) return false
+  if (issuer.pathLength !== undefined && signersBelow > issuer.pathLength) return false
+  return nowMs < issuer.notAfterMs && nowMs + notBeforeSkewMs >= issuer.notBeforeMs
+}
+
+/** Tells a forgery (another domain's root signed it) from an unknown or broken chain: the audit log needs to know. */
+function untrusted(
+  peer: { readonly bundles: TrustBundles; readonly nowMs: number },
+  found: {
+    readonly leaf: Certificate
+    readonly intermediates: readonly Certificate[]
+    readonly spiffeId: string
+    readonly trustDomain: string
+  },
+) {
+  for (const [domain, bundle] of peer.bundles) {
+    if (domain === found.trustDomain) continue
+    if (endsIn(found.leaf, found.intermediates, { roots: bundle.map(readCertificate), nowMs: peer.nowMs })) {
+      return refusal('SVID_WRONG_DOMAIN', `${found.spiffeId} was signed by the authority of ${domain}`)
+    }
+  }
+  return refusal(
+    'SVID_UNTRUSTED',
+    `the certificate of ${found.spiffeId} does not end in a root of ${found.trustDomain}`,
+  )
+}
+
+function isoTime(wallMs: number): string {
+  return Number.isFinite(wallMs) ? new Date(wallMs).toISOString() : 'an unreadable time'
+}

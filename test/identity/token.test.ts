@@ -1,0 +1,135 @@
+import { createHmac, createPublicKey, createVerify, sign } from 'node:crypto'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { NsmError } from '../../src/base/errors.ts'
+import { decodeToken, signToken, verifyToken } from '../../src/identity/token.ts'
+import { authorityOf, identityOf, reasonOf } from './fixtures.ts'
+
+const authority = authorityOf('a.example')
+const { svid } = identityOf(authority, '/alice')
+const leaf = svid.chain[0] ?? new Uint8Array()
+const audience = 'spiffe://a.example/server'
+const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
+const claims = { sub: svid.spiffeId, aud: [audience], exp: 1_800_000_000 }
+
+/** A token with any header and claims, truly signed by alice's key. */
+function signed(header: unknown, payload: unknown, dsaEncoding: 'ieee-p1363' | 'der' = 'ieee-p1363'): string {
+  const body = `${part(header)}.${part(payload)}`
+  return `${body}.${sign('sha256', Buffer.from(body), { key: svid.privateKey, dsaEncoding }).toString('base64url')}`
+}
+
+describe('hop token', () => {
+  test('carries subject, audience and end, and verifies with the certificate of its signer', () => {
+    const expiresMs = Date.now() + 600_000
+    const token = signToken({ svid, audience, expiresMs })
+    expect(decodeToken(token)).toEqual({
+      sub: svid.spiffeId,
+      aud: [audience],
+      expMs: Math.floor(expiresMs / 1000) * 1000,
+    })
+    expect(verifyToken(token, leaf)).toBe(true)
+    expect(JSON.parse(Buffer.from(token.split('.')[0] ?? '', 'base64url').toString())).toEqual({
+      alg: 'ES256',
+      typ: 'JWT',
+    })
+  })
+
+  test('ends with the SVID when it would outlive it', () => {
+    const token = signToken({ svid, audience, expiresMs: svid.notAfterMs + 86_400_000 })
+    expect(decodeToken(token).expMs).toBe(svid.notAfterMs)
+  })
+
+  test('is a standard ES256 signature: another verifier accepts it', () => {
+    const [header, payload, signature = ''] = signToken({ svid, audience, expiresMs: Date.now() + 1000 }).split('.')
+    const verifier = createVerify('SHA256').update(`${header}.${payload}`)
+    const key = { key: createPublicKey(svid.privateKey), dsaEncoding: 'ieee-p1363' as const }
+    expect(verifier.verify(key, Buffer.from(signature, 'base64url'))).toBe(true)
+  })
+
+  test('of an expired time decodes and verifies: the end is for the caller to judge', () => {
+    const token = signed({ alg: 'ES256', typ: 'JWT' }, { ...claims, exp: 1 })
+    expect([decodeToken(token).expMs, verifyToken(token, leaf)]).toEqual([1000, true])
+  })
+
+  const other = identityOf(authority, '/mallory').svid
+  const honest = signToken({ svid, audience, expiresMs: Date.now() + 600_000 })
+  const [header = '', , signature = ''] = honest.split('.')
+  const hmacBody = `${part({ alg: 'HS256', typ: 'JWT' })}.${part(claims)}`
+  const publicPem = createPublicKey(svid.privateKey).export({ type: 'spki', format: 'pem' })
+  test.each([
+    ['signed by another key', signToken({ svid: other, audience, expiresMs: Date.now() + 600_000 })],
+    ['with a DER signature', signed({ alg: 'ES256', typ: 'JWT' }, claims, 'der')],
+    ['with alg none and no signature', `${part({ alg: 'none' })}.${part(claims)}.`],
+    ['with alg none and a true signature', signed({ alg: 'none' }, claims)],
+    ['with alg ES384 in the header', signed({ alg: 'ES384' }, claims)],
+    [
+      'with HS256 over the public key',
+      `${hmacBody}.${createHmac('sha256', publicPem).update(hmacBody).digest('base64url')}`,
+    ],
+    ['with a critical header', signed({ alg: 'ES256', crit: ['exp'] }, claims)],
+    ['without alg', signed({ typ: 'JWT' }, claims)],
+    ['with a header that is no object', signed(['ES256'], claims)],
+    [
+      'with another payload under the signature',
+      `${header}.${part({ ...claims, sub: 'spiffe://a.example/admin' })}.${signature}`,
+    ],
+    ['with an all-zero signature', `${header}.${part(claims)}.${Buffer.alloc(64).toString('base64url')}`],
+    ['with a cut signature', honest.slice(0, -4)],
+    ['without a signature', honest.split('.').slice(0, 2).join('.')],
+    ['of five parts', `${honest}.a.b`],
+    ['longer than 16 KiB', signed({ alg: 'ES256' }, { ...claims, more: 'x'.repeat(16_384) })],
+    ['of nothing', ''],
+  ])('%s is not verified', (_name, token) => {
+    expect(verifyToken(token, leaf)).toBe(false)
+  })
+
+  test('is not verified with a certificate of another key kind or with no certificate', () => {
+    expect(verifyToken(honest, new Uint8Array())).toBe(false)
+    expect(verifyToken(honest, authority.rootDer)).toBe(false)
+  })
+
+  test('accepts one audience as text, as other programs write it', () => {
+    expect(decodeToken(signed({ alg: 'ES256' }, { ...claims, aud: audience })).aud).toEqual([audience])
+  })
+
+  test.each([
+    ['no sub', { aud: [audience], exp: 1 }],
+    ['an empty sub', { ...claims, sub: '' }],
+    ['a sub that is a number', { ...claims, sub: 5 }],
+    ['no aud', { sub: 'x', exp: 1 }],
+    ['an empty aud', { ...claims, aud: [] }],
+    ['an aud of numbers', { ...claims, aud: [1] }],
+    ['no exp', { sub: 'x', aud: ['y'] }],
+    ['an exp that is text', { ...claims, exp: '1' }],
+    ['a list', [1, 2]],
+    ['null', null],
+  ])('with %s does not decode', (_name, payload) => {
+    expect(reasonOf(() => decodeToken(signed({ alg: 'ES256' }, payload)))).toBe('TOKEN_INVALID')
+  })
+
+  test('never shows itself in an error', () => {
+    const secret = 'c2VjcmV0LXRva2VuLXBhcnQ'
+    for (const token of [secret, `${secret}.${secret}.${secret}`, `${part({})}.${secret}.x`]) {
+      try {
+        decodeToken(token)
+        expect.unreachable()
+      } catch (error) {
+        expect(JSON.stringify(error instanceof NsmError ? error.toData() : error)).not.toContain(secret)
+      }
+    }
+  })
+
+  test('of any text throws nothing but NsmError and is never verified', () => {
+    const text = fc.oneof(
+      fc.string(),
+      fc.array(fc.base64String(), { maxLength: 4 }).map((parts) => parts.join('.')),
+    )
+    fc.assert(
+      fc.property(text, (token) => {
+        expect(verifyToken(token, leaf)).toBe(false)
+        expect(reasonOf(() => decodeToken(token))).toBe('TOKEN_INVALID')
+      }),
+      { numRuns: 500 },
+    )
+  })
+})
