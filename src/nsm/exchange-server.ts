@@ -1,0 +1,116 @@
+import { X509Certificate } from 'node:crypto'
+import type { Clock } from '../base/clock.ts'
+import { NsmError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import type { Authority } from '../identity/ca.ts'
+import { verifyCsr } from '../identity/csr.ts'
+import { spkiOf } from '../identity/keys.ts'
+import { parseSpiffeId } from '../identity/spiffe-id.ts'
+import { type ExchangeRequest, IdentityService } from './generated/identity_pb.js'
+import { type Call, type MethodBinding, openUnary, type PeerCall, serverStream, unary } from './grpc.ts'
+import type { JoinTokens } from './join-tokens.ts'
+import { RateLimit } from './rate-limit.ts'
+import { encodeBundles, encodeIssued } from './svid-encoding.ts'
+
+/** What turns credentials into identities. */
+export interface ExchangeParts {
+  readonly authority: Pick<Authority, 'trustDomain' | 'rootDer' | 'bundles' | 'issue'>
+  readonly joinTokens: JoinTokens
+  /** True: this identity gets no further certificate; it ends with its present one. */
+  readonly isDenied?: (spiffeId: string) => boolean
+  readonly clock: Clock
+  readonly log: Log
+}
+
+/** Ours: life of an SVID; a denied identity is out after it at the latest. */
+const svidLifeMs = 3_600_000
+/** Ours: how often clients should look for new roots, in seconds. */
+const bundleRefreshSeconds = 300
+/** Ours: a CSR for P-256 has about 300 bytes, a join token 43 characters. */
+const csrMaxBytes = 4_096
+const tokenMaxCharacters = 16_384
+
+/** The identity service: the only one that answers a caller without a certificate. */
+export function identityService(parts: ExchangeParts): MethodBinding[] {
+  const { getConfiguration, exchange, renew, watchBundles } = IdentityService.method
+  const attempts = new RateLimit()
+  return [
+    openUnary(getConfiguration, async () => ({
+      trustDomain: parts.authority.trustDomain,
+      issuers: [],
+      x509Authorities: [parts.authority.rootDer],
+      bundleRefreshSeconds,
+    })),
+    openUnary(exchange, async (request, call) => {
+      attempts.count(call.address, parts.clock.monotonicMs())
+      return onExchange(parts, request, call)
+    }),
+    unary(renew, async ({ csr }, call) => onRenew(parts, csr, call)),
+    serverStream(watchBundles, async function* (_request, call) {
+      yield { bundles: encodeBundles(parts.authority.bundles) }
+      await untilGone(call.signal)
+    }),
+  ]
+}
+
+/** Sizes, then the CSR, then the token: a broken request does not use the token up. */
+function onExchange(parts: ExchangeParts, request: ExchangeRequest, call: Call) {
+  const { authority, clock, log } = parts
+  const publicKey = keyOfCsr(request.csr)
+  const nowMs = clock.wallMs()
+  const spiffeId = parts.joinTokens.redeem(joinTokenOf(request), { publicKey, nowMs })
+  if (request.requestedId !== '' && request.requestedId !== spiffeId) {
+    throw refused(`this token is for ${spiffeId}, not for ${request.requestedId} (NO_RULE)`)
+  }
+  checkNotDenied(parts, spiffeId)
+  const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request) })
+  log.info('identity issued for a join token', { peer: spiffeId, address: call.address })
+  return encodeIssued(issued, authority.trustDomain)
+}
+
+function onRenew(parts: ExchangeParts, csr: Uint8Array, call: PeerCall) {
+  const { authority, log } = parts
+  const { spiffeId, certificate } = call.peer
+  const publicKey = keyOfCsr(csr)
+  if (parseSpiffeId(spiffeId).trustDomain !== authority.trustDomain) {
+    throw refused(`${spiffeId} is not of ${authority.trustDomain} (NO_RULE)`)
+  }
+  checkNotDenied(parts, spiffeId)
+  if (Buffer.from(spkiOf(new X509Certificate(certificate).publicKey)).equals(publicKey)) {
+    throw refused('a renewal needs a new key (CSR_INVALID)')
+  }
+  const issued = authority.issue({ csr, spiffeId, ttlMs: svidLifeMs })
+  log.info('identity renewed', { peer: spiffeId, address: call.address })
+  return encodeIssued(issued, authority.trustDomain)
+}
+
+function keyOfCsr(csr: Uint8Array): Uint8Array {
+  if (csr.length > csrMaxBytes) throw refused(`the certificate request has ${csr.length} bytes (CSR_INVALID)`)
+  return spkiOf(verifyCsr(csr).publicKey)
+}
+
+function joinTokenOf({ credential }: ExchangeRequest): string {
+  if (credential.case !== 'joinToken') throw refused('this server takes join tokens only (NO_RULE)')
+  if (credential.value.length > tokenMaxCharacters) throw refused('the token is too long (TOKEN_INVALID)')
+  return credential.value
+}
+
+function lifeOf({ requestedTtl }: ExchangeRequest): number {
+  const askedMs = Number(requestedTtl?.seconds ?? 0n) * 1_000
+  return askedMs > 0 ? Math.min(askedMs, svidLifeMs) : svidLifeMs
+}
+
+function checkNotDenied(parts: ExchangeParts, spiffeId: string): void {
+  if (parts.isDenied?.(spiffeId)) throw refused(`${spiffeId} is denied (DENIED)`)
+}
+
+function refused(why: string): NsmError {
+  return new NsmError('IDENTITY', why, 'ask for a new join string: `nsm invite` on the server')
+}
+
+function untilGone(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}

@@ -1,0 +1,138 @@
+import { Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import { type ErrorCode, NsmError, toNsmError } from '../base/errors.ts'
+
+/* The one place where gRPC status and our codes meet. Other NSM programs answer most failures with code Unknown and a
+ * nested text, so their texts are recognised by fragment; our own servers also say our code in the trailers. */
+
+/** Trailer of our own servers with the stable code. Only the code is taken: a server does not give advice to run. */
+const codeTrailer = 'nsm-error-code'
+
+/** Turns what grpc-js rejects with into an `NsmError`; anything else thrown passes through `toNsmError`. */
+export function fromGrpcError(error: unknown): NsmError {
+  if (error instanceof NsmError || !isServiceError(error)) return toNsmError(error)
+  const text = printable(error.details || error.message)
+  const found = knownTexts.find(({ fragment }) => text.includes(fragment))
+  const code = trailerCode(error.metadata) ?? found?.code ?? statusCodes[error.code] ?? 'BUG'
+  return new NsmError(code, text, found?.next ?? nextSteps[code], { cause: error })
+}
+
+/** What a server handler ends a call with. */
+export interface GrpcStatus {
+  readonly code: status
+  readonly details: string
+  readonly metadata: Metadata
+}
+
+/** Turns a failure of a handler into a gRPC status; a defect of ours shows no inner text to the peer. */
+export function toGrpcStatus(thrown: unknown): GrpcStatus {
+  const error = toNsmError(thrown)
+  const metadata = new Metadata()
+  metadata.set(codeTrailer, error.code)
+  const details = error.code === 'BUG' ? 'internal failure' : error.message
+  return { code: statusOf(error), details: printable(details), metadata }
+}
+
+function statusOf(error: NsmError): status {
+  if (error.code === 'CONFLICT' && error.message.includes('exhausted')) return status.RESOURCE_EXHAUSTED
+  if (error.code === 'REFUSED' && !error.message.includes(notPrivileged)) return status.FAILED_PRECONDITION
+  return statuses[error.code]
+}
+
+/** [NSM sdk authorize] The text of every failed policy. */
+export const notPrivileged = 'no sufficient privileges'
+
+/** The refusal of a failed policy, in NSM's words; the policy's name follows them. */
+export function policyRefusal(policy: string): NsmError {
+  return new NsmError('REFUSED', `${notPrivileged}: ${policy}`, nextSteps.REFUSED)
+}
+
+const statuses: Readonly<Record<ErrorCode, status>> = {
+  BUG: status.INTERNAL,
+  USAGE: status.INVALID_ARGUMENT,
+  NOT_READY: status.UNAVAILABLE,
+  IDENTITY: status.UNAUTHENTICATED,
+  REFUSED: status.PERMISSION_DENIED,
+  NOT_FOUND: status.NOT_FOUND,
+  UNREACHABLE: status.UNAVAILABLE,
+  CONFLICT: status.ALREADY_EXISTS,
+  PERMISSION: status.PERMISSION_DENIED,
+  LOST: status.UNAVAILABLE,
+}
+
+const statusCodes: Readonly<Partial<Record<status, ErrorCode>>> = {
+  [status.CANCELLED]: 'UNREACHABLE',
+  [status.UNKNOWN]: 'REFUSED',
+  [status.INVALID_ARGUMENT]: 'REFUSED',
+  [status.DEADLINE_EXCEEDED]: 'UNREACHABLE',
+  [status.NOT_FOUND]: 'NOT_FOUND',
+  [status.ALREADY_EXISTS]: 'CONFLICT',
+  [status.PERMISSION_DENIED]: 'REFUSED',
+  [status.RESOURCE_EXHAUSTED]: 'CONFLICT',
+  [status.FAILED_PRECONDITION]: 'REFUSED',
+  [status.ABORTED]: 'UNREACHABLE',
+  [status.OUT_OF_RANGE]: 'REFUSED',
+  [status.UNIMPLEMENTED]: 'REFUSED',
+  [status.INTERNAL]: 'UNREACHABLE',
+  [status.UNAVAILABLE]: 'UNREACHABLE',
+  [status.UNAUTHENTICATED]: 'IDENTITY',
+}
+
+const nextSteps: Readonly<Record<ErrorCode, string>> = {
+  BUG: 'report it with the output of `nsm version --json`',
+  USAGE: 'see `nsm connect --help`',
+  NOT_READY: 'try again',
+  IDENTITY: 'ask for a new join string: `nsm invite` on the server, then `nsm connect --join FILE`',
+  REFUSED: 'ask whoever runs the manager',
+  NOT_FOUND: '`nsm list` shows the services that can be requested',
+  UNREACHABLE: 'check that the manager runs and that its TCP port can be reached',
+  CONFLICT: 'free what is taken, or ask whoever runs the manager',
+  PERMISSION: 'ask whoever runs the manager',
+  LOST: 'try again',
+}
+
+/** Texts of NSM's programs, most telling first. [NSM sdk] */
+const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode; readonly next: string }[] = [
+  { fragment: notPrivileged, code: 'REFUSED', next: 'check the clocks of both machines and the identity in use' },
+  { fragment: 'is initializing', code: 'UNREACHABLE', next: 'the endpoint is starting; try again' },
+  { fragment: 'network service endpoint candidates not found', code: 'NOT_FOUND', next: nextSteps.NOT_FOUND },
+  { fragment: 'is exhausted', code: 'CONFLICT', next: 'give the service a larger prefix' },
+  { fragment: 'cannot support any of the requested mechanism', code: 'REFUSED', next: nextSteps.REFUSED },
+  { fragment: 'unsupported mechanism', code: 'REFUSED', next: nextSteps.REFUSED },
+  { fragment: 'no grpc.ClientConnInterface provided', code: 'REFUSED', next: 'name the endpoint' },
+  { fragment: 'expiration for the previous path segment', code: 'REFUSED', next: nextSteps.REFUSED },
+  { fragment: 'network service endpoint', code: 'NOT_FOUND', next: nextSteps.NOT_FOUND },
+  { fragment: 'is not found', code: 'NOT_FOUND', next: nextSteps.NOT_FOUND },
+  { fragment: 'all forwarders have failed', code: 'UNREACHABLE', next: 'try again' },
+  { fragment: 'all candidates have failed', code: 'UNREACHABLE', next: 'try again' },
+  { fragment: 'failed to select endpoint', code: 'UNREACHABLE', next: 'try again' },
+  { fragment: 'is not available', code: 'UNREACHABLE', next: 'try again' },
+]
+
+function trailerCode(metadata: Metadata | undefined): ErrorCode | undefined {
+  const said = metadata?.get(codeTrailer)[0]
+  if (typeof said !== 'string' || said === 'BUG') return undefined
+  return codes.find((code) => code === said)
+}
+
+const codes: readonly ErrorCode[] = [
+  'USAGE',
+  'NOT_READY',
+  'IDENTITY',
+  'REFUSED',
+  'NOT_FOUND',
+  'UNREACHABLE',
+  'CONFLICT',
+  'PERMISSION',
+  'LOST',
+]
+
+function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && 'code' in error && typeof error.code === 'number' && 'details' in error
+}
+
+/** Ours: a peer's text in a message is cut here. */
+const textMaxCharacters = 1_024
+
+function printable(text: string): string {
+  return text.slice(0, textMaxCharacters).replace(/[^\P{Cc}\n]/gu, '?')
+}

@@ -1,0 +1,176 @@
+import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
+import {
+  Metadata,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type ServiceDefinition,
+  type sendUnaryData,
+  type UntypedHandleCall,
+} from '@grpc/grpc-js'
+import { toGrpcStatus } from './grpc-errors.ts'
+import type { OwnHop, PeerContext } from './peer.ts'
+import { methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+
+/** One call as a handler sees it; the caller may be anonymous. */
+export interface Call {
+  /** What TLS verified; undefined for a connection without a client certificate. */
+  readonly peer: PeerContext | undefined
+  readonly own: OwnHop
+  /** The caller's IP address. */
+  readonly address: string
+  /** Aborted when the caller goes away or cancels. */
+  readonly signal: AbortSignal
+  /** What is left of the call's deadline, 0 without one, in milliseconds. */
+  remainingMs(nowMs: number): number
+  /** The last text value of a metadata key. */
+  metadata(key: string): string | undefined
+  /** Sends a key in the response header; before the first answer only. */
+  setHeader(key: string, value: string): void
+}
+
+/** A call of a peer that TLS verified. */
+export interface PeerCall extends Call {
+  readonly peer: PeerContext
+}
+
+/** What the server knows about the connection of a call. */
+export interface CallOrigin {
+  readonly peer: PeerContext | undefined
+  readonly own: OwnHop
+  readonly address: string
+}
+
+/** Finds the origin of a call; throws the `NsmError` that refuses it. */
+export type OriginOf = (call: ServerCall) => CallOrigin
+
+/** The part of grpc-js's server calls that does not depend on the message. */
+export type ServerCall = Pick<
+  ServerUnaryCall<unknown, unknown>,
+  'getPeer' | 'getDeadline' | 'metadata' | 'sendMetadata'
+> & { on(event: 'cancelled', listener: () => void): unknown }
+
+/** One method of one service, ready for a server. */
+export interface MethodBinding {
+  readonly service: string
+  readonly name: string
+  readonly definition: ServiceDefinition[string]
+  readonly implement: (origins: { readonly open: OriginOf; readonly verified: VerifiedOriginOf }) => UntypedHandleCall
+}
+
+/** As `OriginOf`, and throws `IDENTITY` for an anonymous caller. */
+export type VerifiedOriginOf = (call: ServerCall) => CallOrigin & { readonly peer: PeerContext }
+
+/** Binds a unary method for verified peers. */
+export function unary<I extends DescMessage, O extends DescMessage>(
+  method: UnaryMethod<I, O>,
+  handler: (request: MessageShape<I>, call: PeerCall) => Promise<MessageInitShape<O>>,
+): MethodBinding {
+  return bindUnary(method, ({ verified }) => (request, call) => {
+    const origin = verified(call)
+    return handler(request, { ...callOf(call, origin), peer: origin.peer })
+  })
+}
+
+/** Binds a unary method that answers anonymous callers too. */
+export function openUnary<I extends DescMessage, O extends DescMessage>(
+  method: UnaryMethod<I, O>,
+  handler: (request: MessageShape<I>, call: Call) => Promise<MessageInitShape<O>>,
+): MethodBinding {
+  return bindUnary(
+    method,
+    ({ open }) =>
+      (request, call) =>
+        handler(request, callOf(call, open(call))),
+  )
+}
+
+/** Binds a method with a stream of answers for verified peers; the stream ends when the iterable does. */
+export function serverStream<I extends DescMessage, O extends DescMessage>(
+  method: StreamMethod<I, O>,
+  handler: (request: MessageShape<I>, call: PeerCall) => AsyncIterable<MessageInitShape<O>>,
+): MethodBinding {
+  return {
+    service: method.parent.typeName,
+    name: method.name,
+    definition: methodDefinition(method),
+    implement: ({ verified }) => {
+      return async (stream: ServerWritableStream<MessageShape<I>, MessageInitShape<O>>) => {
+        try {
+          const origin = verified(stream)
+          const call = { ...callOf(stream, origin), peer: origin.peer }
+          for await (const message of handler(stream.request, call)) await write(stream, message, call.signal)
+          stream.end()
+        } catch (error) {
+          stream.emit('error', toGrpcStatus(error))
+        }
+      }
+    },
+  }
+}
+
+type Origins = Parameters<MethodBinding['implement']>[0]
+
+function bindUnary<I extends DescMessage, O extends DescMessage>(
+  method: UnaryMethod<I, O>,
+  answerWith: (origins: Origins) => (request: MessageShape<I>, call: ServerCall) => Promise<MessageInitShape<O>>,
+): MethodBinding {
+  return {
+    service: method.parent.typeName,
+    name: method.name,
+    definition: methodDefinition(method),
+    implement: (origins) => {
+      const answer = answerWith(origins)
+      return async (
+        call: ServerUnaryCall<MessageShape<I>, MessageInitShape<O>>,
+        respond: sendUnaryData<MessageInitShape<O>>,
+      ) => {
+        try {
+          respond(null, await answer(call.request, call))
+        } catch (error) {
+          respond(toGrpcStatus(error))
+        }
+      }
+    },
+  }
+}
+
+function callOf(call: ServerCall, origin: CallOrigin): Call {
+  const gone = new AbortController()
+  call.on('cancelled', () => gone.abort())
+  return {
+    ...origin,
+    signal: gone.signal,
+    remainingMs: (nowMs) => remainingOf(call.getDeadline(), nowMs),
+    metadata: (key) => lastText(call.metadata, key),
+    setHeader(key, value) {
+      const header = new Metadata()
+      header.set(key, value)
+      call.sendMetadata(header)
+    },
+  }
+}
+
+function remainingOf(deadline: Date | number, nowMs: number): number {
+  const endMs = typeof deadline === 'number' ? deadline : deadline.getTime()
+  return Number.isFinite(endMs) ? Math.max(0, endMs - nowMs) : 0
+}
+
+/** The last value of a key, as NSM's programs read it; binary values do not count. */
+export function lastText(metadata: Metadata, key: string): string | undefined {
+  const value = metadata.get(key).at(-1)
+  return typeof value === 'string' ? value : undefined
+}
+
+/** One message at a time: a reader that does not read stops its own stream, not our memory. */
+function write<T>(stream: ServerWritableStream<unknown, T>, message: T, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted || stream.write(message)) return resolve()
+    const go = () => {
+      stream.off('drain', go)
+      signal.removeEventListener('abort', go)
+      resolve()
+    }
+    stream.on('drain', go)
+    signal.addEventListener('abort', go, { once: true })
+  })
+}
