@@ -1,0 +1,140 @@
+import { clone, create } from '@bufbuild/protobuf'
+import type { Clock } from '../base/clock.ts'
+import { createEventQueue, type EventQueue } from '../nsm/event-queue.ts'
+import {
+  type Connection,
+  type ConnectionEvent,
+  ConnectionEventSchema,
+  ConnectionEventType,
+  ConnectionSchema,
+  type MonitorScopeSelector,
+  type PathSegment,
+  State,
+} from '../nsm/generated/connection_pb.js'
+
+/** A connection the manager answers for, in its own view: its segment is the current one, its id the key. */
+export interface HeldConnection {
+  readonly connection: Connection
+  /** The SPIFFE ID that asked for it: only this one may refresh, close and watch it. */
+  readonly owner: string
+  /** Ends it at the endpoint; never throws. */
+  readonly closeBehind: () => Promise<void>
+  /** Ends the watch of the endpoint behind. */
+  readonly stopFollowing: () => void
+}
+
+/** Live connections, their leases and those who watch them. */
+export class HeldConnections {
+  readonly #clock: Clock
+  readonly #held = new Map<string, HeldConnection>()
+  readonly #leases = new Map<string, { readonly endMs: number; readonly cancel: () => void }>()
+  readonly #watchers = new Map<
+    EventQueue<ConnectionEvent>,
+    { readonly selector: MonitorScopeSelector; owner: string }
+  >()
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  get(id: string): HeldConnection | undefined {
+    return this.#held.get(id)
+  }
+
+  /** Wall milliseconds; 0 for a connection that is not held. */
+  leaseEndMs(id: string): number {
+    return this.#leases.get(id)?.endMs ?? 0
+  }
+
+  countOf(owner: string): number {
+    return [...this.#held.values()].filter((held) => held.owner === owner).length
+  }
+
+  /** Stores an accepted connection and tells the watchers; `onLeaseEnd` runs at the wall time `leaseEndMs`. */
+  put(held: HeldConnection, lease: { readonly endMs: number; readonly onEnd: () => void }): void {
+    const { id } = held.connection
+    this.#leases.get(id)?.cancel()
+    this.#held.set(id, held)
+    const cancel = this.#clock.after(Math.max(0, lease.endMs - this.#clock.wallMs()), lease.onEnd)
+    this.#leases.set(id, { endMs: lease.endMs, cancel })
+    this.#tell(ConnectionEventType.UPDATE, held)
+  }
+
+  /** Replaces what is known of a connection without a new lease, as an endpoint's event does. */
+  update(held: HeldConnection): void {
+    if (!this.#held.has(held.connection.id)) return
+    this.#held.set(held.connection.id, held)
+    this.#tell(ConnectionEventType.UPDATE, held)
+  }
+
+  /** Tells the watchers that the data path may be gone; the lease goes on. */
+  down(id: string): void {
+    const held = this.#held.get(id)
+    if (!held) return
+    const connection = clone(ConnectionSchema, held.connection)
+    connection.state = State.DOWN
+    this.#tell(ConnectionEventType.UPDATE, { ...held, connection })
+  }
+
+  /** Forgets a connection and tells the watchers; gives what was held. */
+  take(id: string): HeldConnection | undefined {
+    const held = this.#held.get(id)
+    this.#leases.get(id)?.cancel()
+    this.#leases.delete(id)
+    this.#held.delete(id)
+    if (held) this.#tell(ConnectionEventType.DELETE, held)
+    return held
+  }
+
+  /** First what the caller holds, possibly nothing, then each change of it. [NSM sdk monitor] */
+  watch(selector: MonitorScopeSelector, owner: string, signal: AbortSignal): AsyncIterable<ConnectionEvent> {
+    const own = [...this.#held.values()].filter((held) => held.owner === owner && selects(selector, held.connection))
+    const initial = eventOf(ConnectionEventType.INITIAL_STATE_TRANSFER, own)
+    const queue: EventQueue<ConnectionEvent> = createEventQueue([initial], {
+      signal,
+      onEnd: () => void this.#watchers.delete(queue),
+    })
+    if (!signal.aborted) this.#watchers.set(queue, { selector, owner })
+    return queue.events
+  }
+
+  /** Ends leases and watches; the connections stay as they are at their endpoints. */
+  close(): void {
+    for (const { cancel } of this.#leases.values()) cancel()
+    for (const { stopFollowing } of this.#held.values()) stopFollowing()
+    for (const queue of [...this.#watchers.keys()]) queue.end()
+    this.#leases.clear()
+    this.#held.clear()
+  }
+
+  #tell(type: ConnectionEventType, held: HeldConnection): void {
+    for (const [queue, { selector, owner }] of this.#watchers) {
+      if (owner === held.owner && selects(selector, held.connection)) queue.push(eventOf(type, [held]))
+    }
+  }
+}
+
+function eventOf(type: ConnectionEventType, held: readonly HeldConnection[]): ConnectionEvent {
+  const connections = Object.fromEntries(held.map(({ connection }) => [connection.id, connection]))
+  return create(ConnectionEventSchema, { type, connections })
+}
+
+/**
+ * An empty selector takes every connection; services by name; segments as a run anywhere in the path, where an empty
+ * name, id or token fits all. [NSM api connection_helpers.go]
+ */
+export function selects(selector: MonitorScopeSelector, connection: Connection): boolean {
+  const { networkServices, pathSegments } = selector
+  if (networkServices.length > 0 && !networkServices.includes(connection.networkService)) return false
+  const path = connection.path?.pathSegments ?? []
+  return path.some((_, start) => runsAt(pathSegments, path, start)) || pathSegments.length === 0
+}
+
+function runsAt(wanted: readonly PathSegment[], path: readonly PathSegment[], start: number): boolean {
+  return wanted.every((segment, i) => {
+    const other = path[start + i]
+    if (!other) return false
+    const fits = (text: string, found: string) => text === '' || text === found
+    return fits(segment.name, other.name) && fits(segment.id, other.id) && fits(segment.token, other.token)
+  })
+}

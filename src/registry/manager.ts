@@ -1,0 +1,295 @@
+import { randomUUID } from 'node:crypto'
+import { clone, create } from '@bufbuild/protobuf'
+import type { Clock } from '../base/clock.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import type { Channel, Target } from '../nsm/channel.ts'
+import { type Connection, ConnectionSchema, MonitorConnection, State } from '../nsm/generated/connection_pb.js'
+import {
+  NetworkService,
+  type NetworkServiceRequest,
+  NetworkServiceRequestSchema,
+} from '../nsm/generated/networkservice_pb.js'
+import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
+import { policyRefusal } from '../nsm/grpc-errors.ts'
+import { checkConnectionLimits, checkRequestLimits } from '../nsm/limits.ts'
+import { enterPath, leaseEndMs, leavePath, stampTokens } from '../nsm/path.ts'
+import { failedServerPolicy } from '../nsm/policies.ts'
+import { Discovery } from './discover.ts'
+import type { EndpointServer } from './endpoint-server.ts'
+import { HeldConnections } from './held-connections.ts'
+import { type Asker, localHop, type NextHop, RemoteHops } from './next-hop.ts'
+import { followRemote } from './passthrough.ts'
+import type { Registry } from './registry.ts'
+
+export type { PeerContext } from '../nsm/peer.ts'
+export type { EndpointServer } from './endpoint-server.ts'
+
+/* One request: limits > enter the path > stamp tokens > policies > owner > choose the endpoint > ask it > hold, tell, answer.
+ * Requests and closes of one connection run one after the other. A lease that ends closes by itself. */
+
+/** Everything a manager is made from. */
+export interface ManagerSettings {
+  /** Its name on every path; unlike every other name there. */
+  readonly name: string
+  readonly registry: Registry
+  /** The endpoint of that name in this process. */
+  readonly localEndpoint: (name: string) => EndpointServer | undefined
+  /** Opens a channel to an endpoint elsewhere; the manager closes it. */
+  readonly dial: (target: Target) => Channel
+  /** True: callers may pass on requests of others (a manager of a cluster does). By default a path starts with its caller. */
+  readonly relay?: boolean
+  readonly clock: Clock
+  readonly log: Log
+}
+
+/** NSM's request and monitor services. */
+export interface Manager {
+  readonly services: readonly MethodBinding[]
+  /** Ends leases, watches and channels; the endpoints keep their connections until their own leases end. */
+  close(): void
+}
+
+/** Ours: connections that one identity may hold. */
+const connectionsPerOwnerMax = 1_024
+/** Ours: what a deadline may take off a lease; NSM's programs use 15 s. */
+const deadlineCountedMaxMs = 60_000
+
+/** A manager over a registry. */
+export function createManager(settings: ManagerSettings): Manager {
+  const parts: Parts = {
+    ...settings,
+    held: new HeldConnections(settings.clock),
+    remotes: new RemoteHops(settings.dial),
+    discovery: new Discovery(settings.registry),
+    inTurn: createTurns(),
+  }
+  return {
+    services: [
+      unary(NetworkService.method.request, (request, call) => onRequest(parts, request, call)),
+      unary(NetworkService.method.close, (connection, call) => onClose(parts, connection, call)),
+      serverStream(MonitorConnection.method.monitorConnections, (selector, call) =>
+        parts.held.watch(selector, call.peer.spiffeId, call.signal),
+      ),
+    ],
+    close() {
+      parts.held.close()
+      parts.remotes.close()
+    },
+  }
+}
+
+interface Parts extends ManagerSettings {
+  readonly held: HeldConnections
+  readonly remotes: RemoteHops
+  readonly discovery: Discovery
+  readonly inTurn: <T>(id: string, work: () => Promise<T>) => Promise<T>
+}
+
+async function onRequest(parts: Parts, request: NetworkServiceRequest, call: PeerCall): Promise<Connection> {
+  checkRequestLimits(request)
+  const { connection, callerIndex } = enter(parts, request.connection ?? create(ConnectionSchema), call)
+  const remainingMs = Math.min(call.remainingMs(parts.clock.wallMs()), deadlineCountedMaxMs)
+  const asker: Asker = {
+    peer: call.peer,
+    own: call.own,
+    leaseEndMs: leaseEndMs(connection.path, remainingMs),
+  }
+  const entered = create(NetworkServiceRequestSchema, { ...request, connection })
+  const accepted = await parts.inTurn(connection.id, () => serve(parts, entered, { asker, signal: call.signal }))
+  return leavePath(accepted, callerIndex)
+}
+
+async function onClose(parts: Parts, sent: Connection, call: PeerCall): Promise<Record<string, never>> {
+  checkConnectionLimits(sent)
+  const { connection } = enter(parts, sent, call)
+  await parts.inTurn(connection.id, async () => {
+    checkOwner(parts, connection.id, call.peer.spiffeId)
+    const held = parts.held.take(connection.id)
+    if (held) return held.closeBehind()
+    const asker = { peer: call.peer, own: call.own, leaseEndMs: parts.clock.wallMs() }
+    await closeUnknown(parts, connection, asker)
+  })
+  return {}
+}
+
+/** Enters the path, stamps the caller's and our own token, and checks the policies; throws `REFUSED` naming the failed one. */
+function enter(
+  parts: Parts,
+  sent: Connection,
+  call: PeerCall,
+): { readonly connection: Connection; callerIndex: number } {
+  const { peer, own } = call
+  const entered = enterPath(sent, { name: parts.name, newId: randomUUID })
+  const { token, tokenExpiresMs } = peer
+  if (token === undefined || tokenExpiresMs === undefined)
+    throw policyRefusal('prev_token_signed: the call has no token')
+  const caller = { token, expiresMs: tokenExpiresMs }
+  const connection = stampTokens(entered.connection, { caller, own: own.token(peer.spiffeId) })
+  const index = connection.path?.index ?? 0
+  const failed = failedServerPolicy({
+    segments: connection.path?.pathSegments ?? [],
+    index,
+    peerCertificate: peer.certificate,
+    peerId: peer.spiffeId,
+    nowMs: parts.clock.wallMs(),
+  })
+  if (failed) throw policyRefusal(failed)
+  if (index !== 1 && !parts.relay) throw policyRefusal('relay: the path must start with the caller')
+  return { connection, callerIndex: entered.callerIndex }
+}
+
+function checkOwner(parts: Parts, id: string, caller: string): void {
+  const held = parts.held.get(id)
+  if (held && held.owner !== caller) throw policyRefusal('service_connection: it belongs to another identity')
+}
+
+interface Asked {
+  readonly asker: Asker
+  readonly signal: AbortSignal
+}
+
+async function serve(parts: Parts, request: NetworkServiceRequest, { asker, signal }: Asked): Promise<Connection> {
+  const { held, log } = parts
+  const connection = request.connection ?? create(ConnectionSchema)
+  const { id } = connection
+  const owner = asker.peer.spiffeId
+  checkOwner(parts, id, owner)
+  if (connection.state === State.RESELECT_REQUESTED) await held.take(id)?.closeBehind()
+  if (!held.get(id) && held.countOf(owner) >= connectionsPerOwnerMax) throw tooMany(owner)
+  const isNew = held.get(id) === undefined
+  try {
+    const { accepted, hop } = await askCandidates(parts, request, { asker, signal })
+    hold(parts, { accepted, hop, asker })
+    const fields = { connectionId: id, service: accepted.networkService, endpoint: accepted.networkServiceEndpointName }
+    log[isNew ? 'info' : 'debug'](isNew ? 'connection accepted' : 'connection refreshed', { ...fields, peer: owner })
+    return accepted
+  } catch (error) {
+    held.down(id)
+    throw error
+  }
+}
+
+function hold(
+  parts: Parts,
+  found: { readonly accepted: Connection; readonly hop: NextHop; readonly asker: Asker },
+): void {
+  const { accepted, hop, asker } = found
+  const { id } = accepted
+  const stopFollowing = hop.client
+    ? followRemote({ client: hop.client, name: parts.name, id, held: parts.held, clock: parts.clock })
+    : () => {}
+  const previous = parts.held.get(id)
+  previous?.stopFollowing()
+  const closeBehind = async () => {
+    stopFollowing()
+    await hop.close(parts.held.get(id)?.connection ?? accepted).catch((error: unknown) => {
+      parts.log.warn('connection could not be closed at its endpoint', {
+        connectionId: id,
+        endpoint: accepted.networkServiceEndpointName,
+        error: toNsmError(error).message,
+      })
+    })
+  }
+  const held = { connection: accepted, owner: asker.peer.spiffeId, closeBehind, stopFollowing }
+  const endMs = asker.leaseEndMs
+  parts.held.put(held, { endMs, onEnd: () => void endLease(parts, id, endMs) })
+}
+
+/** A refresh that was under way when the timer fired has given the connection another end. */
+async function endLease(parts: Parts, id: string, endMs: number): Promise<void> {
+  await parts.inTurn(id, async () => {
+    const ended = parts.held.get(id)
+    if (!ended || parts.held.leaseEndMs(id) !== endMs) return
+    parts.log.info('connection closed, its lease ended', { connectionId: id, peer: ended.owner })
+    await parts.held.take(id)?.closeBehind()
+  })
+}
+
+/** Each candidate once, in turn; one candidate's refusal is passed on as it is. [NSM sdk roundrobin] */
+async function askCandidates(
+  parts: Parts,
+  request: NetworkServiceRequest,
+  { asker, signal }: Asked,
+): Promise<{ readonly accepted: Connection; readonly hop: NextHop }> {
+  const connection = request.connection ?? create(ConnectionSchema)
+  const candidates = candidatesFor(parts, connection, asker)
+  let last: NsmError | undefined
+  for (const { name, payload, hop } of candidates) {
+    signal.throwIfAborted()
+    try {
+      const asked = clone(ConnectionSchema, connection)
+      asked.networkServiceEndpointName = name
+      if (payload !== undefined) asked.payload = payload
+      const answer = await hop().request({ ...request, connection: asked }, signal)
+      checkConnectionLimits(answer)
+      const accepted = clone(ConnectionSchema, answer)
+      accepted.state = State.UP
+      return { accepted: checkSame(accepted, connection), hop: hop() }
+    } catch (error) {
+      last = toNsmError(error)
+      if (last.code === 'BUG') parts.log.error('an endpoint failed', { endpoint: name, error: last.message })
+    }
+  }
+  if (!last) throw new NsmError('NOT_FOUND', 'network service endpoint candidates not found', 'register an endpoint')
+  if (candidates.length === 1) throw last
+  throw new NsmError(last.code, `all candidates have failed: ${last.message}`, last.next, { cause: last })
+}
+
+interface Candidate {
+  readonly name: string
+  readonly payload: string | undefined
+  readonly hop: () => NextHop
+}
+
+/** An endpoint of this process that is named needs no registry: it is there. */
+function candidatesFor(parts: Parts, connection: Connection, asker: Asker): readonly Candidate[] {
+  const named = connection.networkServiceEndpointName
+  const local = named === '' ? undefined : parts.localEndpoint(named)
+  if (local) return [{ name: named, payload: undefined, hop: () => localHop(local, asker) }]
+  const { endpoints, payload } = parts.discovery.find(connection)
+  return endpoints.map((endpoint) => {
+    const here = parts.localEndpoint(endpoint.name)
+    const hop = () => (here ? localHop(here, asker) : parts.remotes.hop(endpoint))
+    return { name: endpoint.name, payload, hop }
+  })
+}
+
+/** An endpoint does not get to rename a connection or to move it on its path. */
+function checkSame(answer: Connection, asked: Connection): Connection {
+  if (answer.id === asked.id && answer.path?.index === asked.path?.index) return answer
+  throw new NsmError('REFUSED', 'the endpoint answered with another connection', 'ask whoever runs the endpoint')
+}
+
+/** After a restart the manager knows nothing, the endpoint may; a connection that nobody knows is closed already. */
+async function closeUnknown(parts: Parts, connection: Connection, asker: Asker): Promise<void> {
+  const [candidate] = connection.networkServiceEndpointName === '' ? [] : tryCandidates(parts, connection, asker)
+  await candidate?.hop().close(connection)
+}
+
+function tryCandidates(parts: Parts, connection: Connection, asker: Asker): readonly Candidate[] {
+  try {
+    return candidatesFor(parts, connection, asker)
+  } catch {
+    return []
+  }
+}
+
+/** Runs works of one key one after the other. */
+function createTurns(): <T>(id: string, work: () => Promise<T>) => Promise<T> {
+  const last = new Map<string, Promise<unknown>>()
+  return async (id, work) => {
+    const turn = (last.get(id) ?? Promise.resolve()).then(work, work)
+    last.set(id, turn)
+    try {
+      return await turn
+    } finally {
+      if (last.get(id) === turn) last.delete(id)
+    }
+  }
+}
+
+function tooMany(owner: string): NsmError {
+  const message = `${owner} holds ${connectionsPerOwnerMax} connections, the most allowed`
+  return new NsmError('REFUSED', message, 'disconnect some')
+}

@@ -1,0 +1,58 @@
+import { clone } from '@bufbuild/protobuf'
+import { type Clock, sleep } from '../base/clock.ts'
+import type { NsmClient } from '../nsm/client.ts'
+import { type ConnectionEvent, ConnectionEventType, ConnectionSchema, State } from '../nsm/generated/connection_pb.js'
+import type { HeldConnections } from './held-connections.ts'
+
+/** Ours: pause before a broken stream is opened again. */
+const reopenPauseMs = 1_000
+
+/**
+ * Watches one connection at the endpoint behind, and passes what happens to it to those who watch the manager, in the
+ * manager's view. A broken stream counts as down once, until an event says otherwise. The result ends it. [NSM sdk monitor]
+ */
+export function followRemote(parts: {
+  readonly client: NsmClient
+  /** The manager's segment. */
+  readonly name: string
+  readonly id: string
+  readonly held: HeldConnections
+  readonly clock: Clock
+}): () => void {
+  const stopping = new AbortController()
+  void follow(parts, stopping.signal)
+  return () => stopping.abort()
+}
+
+async function follow(parts: Parameters<typeof followRemote>[0], signal: AbortSignal): Promise<void> {
+  const { client, name, id, held, clock } = parts
+  let isDown = false
+  while (!signal.aborted) {
+    try {
+      for await (const event of client.monitor({ pathSegments: [{ name, id }] }, signal)) {
+        isDown = false
+        apply(event, id, held)
+      }
+    } catch {}
+    if (signal.aborted) return
+    if (!isDown) held.down(id)
+    isDown = true
+    await sleep(clock, reopenPauseMs, signal).catch(() => {})
+  }
+}
+
+/** The first event only shows what the request has answered; a delete counts as down: the client decides what to do. */
+function apply(event: ConnectionEvent, id: string, held: HeldConnections): void {
+  if (event.type === ConnectionEventType.INITIAL_STATE_TRANSFER) return
+  const known = held.get(id)
+  if (!known) return
+  for (const theirs of Object.values(event.connections)) {
+    const index = known.connection.path?.index ?? 0
+    if (theirs.path?.pathSegments[index]?.id !== id || !theirs.path) continue
+    const connection = clone(ConnectionSchema, theirs)
+    if (connection.path) connection.path.index = index
+    connection.id = id
+    if (event.type === ConnectionEventType.DELETE) connection.state = State.DOWN
+    held.update({ ...known, connection })
+  }
+}

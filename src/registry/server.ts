@@ -1,0 +1,103 @@
+import { create } from '@bufbuild/protobuf'
+import type { Clock } from '../base/clock.ts'
+import {
+  NetworkServiceEndpointRegistry,
+  NetworkServiceEndpointSchema,
+  NetworkServiceRegistry,
+  NetworkServiceSchema,
+} from '../nsm/generated/registry_pb.js'
+import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
+import { policyRefusal } from '../nsm/grpc-errors.ts'
+import { tokenLifetimeMs } from '../nsm/peer.ts'
+import { claimsOf, failedServerPolicy } from '../nsm/policies.ts'
+import {
+  emptyRegistrationPath,
+  enterRegistrationPath,
+  formatRegistrationPath,
+  parseRegistrationPath,
+  pathMetadataKey,
+} from './path-header.ts'
+import type { Registry } from './registry.ts'
+
+/** The two registry services of NSM over a registry. */
+export function registryServices(registry: Registry, clock: Clock): MethodBinding[] {
+  return [...networkServices(registry, clock), ...endpoints(registry, clock)]
+}
+
+function networkServices(registry: Registry, clock: Clock): MethodBinding[] {
+  const { register, find, unregister } = NetworkServiceRegistry.method
+  return [
+    unary(register, async (service, call) => {
+      const hop = enter(call, clock)
+      const registered = registry.registerService({ ...service, pathIds: [...hop.pathIds] }, call.peer.spiffeId)
+      hop.answer()
+      return registered
+    }),
+    unary(unregister, async ({ name }, call) => {
+      const hop = enter(call, clock)
+      registry.unregisterService(name, call.peer.spiffeId)
+      hop.answer()
+      return {}
+    }),
+    serverStream(find, async function* (query, call) {
+      const wanted = query.networkService ?? create(NetworkServiceSchema)
+      if (!query.watch) for (const networkService of registry.findServices(wanted)) yield { networkService }
+      else {
+        const found = registry.watchServices(wanted, call.signal)
+        for await (const { entry, deleted } of found) yield { networkService: entry, deleted }
+      }
+    }),
+  ]
+}
+
+function endpoints(registry: Registry, clock: Clock): MethodBinding[] {
+  const { register, find, unregister } = NetworkServiceEndpointRegistry.method
+  return [
+    unary(register, async (endpoint, call) => {
+      const hop = enter(call, clock)
+      const latestEndMs = Math.min(call.peer.tokenExpiresMs ?? 0, clock.wallMs() + tokenLifetimeMs)
+      const offered = { ...endpoint, pathIds: [...hop.pathIds] }
+      const registered = registry.registerEndpoint(offered, call.peer.spiffeId, latestEndMs)
+      hop.answer()
+      return registered
+    }),
+    unary(unregister, async ({ name }, call) => {
+      const hop = enter(call, clock)
+      registry.unregisterEndpoint(name, call.peer.spiffeId)
+      hop.answer()
+      return {}
+    }),
+    serverStream(find, async function* (query, call) {
+      const wanted = query.networkServiceEndpoint ?? create(NetworkServiceEndpointSchema)
+      if (!query.watch) {
+        for (const networkServiceEndpoint of registry.findEndpoints(wanted)) yield { networkServiceEndpoint }
+      } else {
+        const found = registry.watchEndpoints(wanted, call.signal)
+        for await (const { entry, deleted } of found) yield { networkServiceEndpoint: entry, deleted }
+      }
+    }),
+  ]
+}
+
+/**
+ * Enters the registration path and checks it. `answer` sends it back in the header; `pathIds` are the identities on it, the
+ * far ones as their tokens claim, the caller as TLS verified. Throws `REFUSED` naming the failed policy.
+ */
+function enter(call: PeerCall, clock: Clock): { readonly pathIds: readonly string[]; answer(): void } {
+  const text = call.metadata(pathMetadataKey)
+  const sent = text === undefined ? emptyRegistrationPath : parseRegistrationPath(text)
+  const tokens = { caller: call.peer.token ?? '', own: call.own.token(call.peer.spiffeId).token }
+  const path = enterRegistrationPath(sent, tokens)
+  const failed = failedServerPolicy({
+    segments: text === undefined ? [] : path.tokens.map((token) => ({ token })),
+    index: path.index,
+    peerCertificate: call.peer.certificate,
+    peerId: call.peer.spiffeId,
+    nowMs: clock.wallMs(),
+  })
+  if (failed) throw policyRefusal(failed)
+  return {
+    pathIds: path.tokens.slice(0, path.index + 1).map((token) => claimsOf(token)?.sub ?? ''),
+    answer: () => call.setHeader(pathMetadataKey, formatRegistrationPath({ ...path, index: sent.index })),
+  }
+}
