@@ -1,0 +1,88 @@
+import { clone, create } from '@bufbuild/protobuf'
+import { familyBits, firstAddress, formatAddress, formatPrefix, type Prefix } from '../base/ip.ts'
+import { type Connection, ConnectionSchema, State } from '../nsm/generated/connection_pb.js'
+import {
+  type ConnectionContext,
+  ConnectionContextSchema,
+  DNSConfigSchema,
+  DNSContextSchema,
+  type IPContext,
+  IPContextSchema,
+  type Route,
+  RouteSchema,
+} from '../nsm/generated/connectioncontext_pb.js'
+import { wireGuardMechanism } from '../nsm/wireguard-mechanism.ts'
+import type { Offer } from './offer.ts'
+
+/** What the endpoint says about itself and gives to one member. */
+export interface Grant {
+  readonly endpointName: string
+  /** `address/32` and `/128` of the member. */
+  readonly addresses: readonly string[]
+  readonly prefixes: readonly Prefix[]
+  readonly dnsDomain: string
+  readonly mtuBytes: number
+  /** Where the member's WireGuard finds us. */
+  readonly address: string
+  readonly port: number
+  readonly publicKey: Uint8Array
+}
+
+/**
+ * The entered connection with everything the vL3 gives [NSM vl3 ipam]: addresses, routes by way of the gateway, the
+ * gateway as name server, the MTU and our side of the mechanism. What the client sent in these fields is replaced, so
+ * that nothing of an endpoint it was connected to before survives; what it asked for stays.
+ */
+export function buildAnswer(entered: Connection, offer: Offer, grant: Grant): Connection {
+  const answer = clone(ConnectionSchema, entered)
+  const { address, port, publicKey, mtuBytes } = grant
+  answer.mechanism = wireGuardMechanism(
+    { dstIp: address, dstPort: port, dstPublicKey: publicKey, mtuBytes },
+    offer.mechanism,
+  )
+  answer.context = contextOf(entered.context, grant)
+  answer.payload = 'IP'
+  answer.state = State.UP
+  answer.networkServiceEndpointName = grant.endpointName
+  return answer
+}
+
+function contextOf(sent: ConnectionContext | undefined, grant: Grant): ConnectionContext {
+  const gateways = grant.prefixes.map((prefix) => formatAddress(firstAddress(prefix)))
+  return create(ConnectionContextSchema, {
+    ...(sent && { extraContext: sent.extraContext }),
+    ipContext: ipContextOf(sent?.ipContext, grant),
+    dnsContext: create(DNSContextSchema, {
+      configs: [create(DNSConfigSchema, { dnsServerIps: gateways, searchDomains: [grant.dnsDomain] })],
+    }),
+    MTU: grant.mtuBytes,
+  })
+}
+
+function ipContextOf(sent: IPContext | undefined, grant: Grant): IPContext {
+  return create(IPContextSchema, {
+    ...(sent && {
+      excludedPrefixes: sent.excludedPrefixes,
+      extraPrefixRequest: sent.extraPrefixRequest,
+      srcIpRequired: sent.srcIpRequired,
+      dstIpRequired: sent.dstIpRequired,
+    }),
+    srcIpAddrs: [...grant.addresses],
+    dstIpAddrs: grant.prefixes.map((prefix) => formatPrefix(gatewayOf(prefix))),
+    srcRoutes: grant.prefixes.flatMap(routesOf),
+    dstRoutes: grant.addresses.map((prefix) => create(RouteSchema, { prefix })),
+  })
+}
+
+/**
+ * The gateway itself and the prefix. NSM adds a third route to the /16 or /64 around the prefix, for vL3s of several
+ * endpoints; a vL3 of one endpoint leaves it out, since it would take addresses that the client's own networks use.
+ */
+function routesOf(prefix: Prefix): Route[] {
+  const nextHop = formatAddress(firstAddress(prefix))
+  return [gatewayOf(prefix), prefix].map((routed) => create(RouteSchema, { prefix: formatPrefix(routed), nextHop }))
+}
+
+function gatewayOf(prefix: Prefix): Prefix {
+  return { ...firstAddress(prefix), length: familyBits[prefix.family] }
+}

@@ -1,0 +1,75 @@
+import { endLease, grantLease, holderToRetire } from './grant-lease.ts'
+import { type LeaseParts, reported } from './lease-parts.ts'
+import { LeaseTimers } from './lease-timers.ts'
+import type { Member } from './members.ts'
+import type { Offer } from './offer.ts'
+import { noteUnderlays, restoreLeases } from './restore-leases.ts'
+
+/** Gives, keeps and ends what members have: an address of each prefix, a name, a WireGuard peer, a row on disk. */
+export interface Leases {
+  /** Brings back what the store holds, so that members go on without asking. */
+  restore(): Promise<void>
+  /** Gives or renews a lease; the WireGuard peer is live when it resolves. Throws `REFUSED`, `CONFLICT`. */
+  grant(offer: Offer, signal: AbortSignal): Promise<Member>
+  /** Ends a lease: peer first, then everything else; a member that was replaced meanwhile is left alone. */
+  end(member: Member, why: string): Promise<void>
+  /** Notes where members are and stops the timers; the leases live on in the store. */
+  stop(): Promise<void>
+}
+
+/** Leases over a hub and a store; operations run one after the other, in the order of the calls. */
+export function createLeases(parts: LeaseParts): Leases {
+  const timers = new LeaseTimers(parts.clock)
+  const inTurn = createTurns()
+  const end = async (member: Member, why: string) => {
+    timers.cancel(member)
+    await endLease(parts, member, why)
+  }
+  const arm = (member: Member) => timers.arm(member, () => void inTurn(() => expire(member)).catch(reported(parts.log)))
+  const expire = async (armed: Member) => {
+    const member = parts.members.find(armed.spiffeId, armed.connectionId)
+    if (!member) return
+    if (member.expiresMs > parts.clock.wallMs()) arm(member)
+    else await end(member, 'expired')
+  }
+  const keepHouse = () => {
+    timers.housekeeping(() => void keepHouse())
+    return inTurn(() => noteUnderlays(parts)).catch(reported(parts.log))
+  }
+  return {
+    restore: () =>
+      inTurn(async () => {
+        for (const member of await restoreLeases(parts)) arm(member)
+        timers.housekeeping(() => void keepHouse())
+      }),
+    grant: (offer, signal) =>
+      inTurn(async () => {
+        signal.throwIfAborted()
+        const holder = holderToRetire(parts, offer)
+        if (holder) await end(holder, 'replaced')
+        const member = await grantLease(parts, offer)
+        arm(member)
+        return member
+      }),
+    end: (member, why) =>
+      inTurn(async () => {
+        const present = parts.members.find(member.spiffeId, member.connectionId)
+        if (present?.segmentId === member.segmentId) await end(present, why)
+      }),
+    stop: () =>
+      inTurn(async () => {
+        timers.stop()
+        await noteUnderlays(parts).catch(reported(parts.log))
+      }),
+  }
+}
+
+/** Runs asynchronous work one piece after the other. */
+function createTurns(): <T>(work: () => Promise<T>) => Promise<T> {
+  let last: Promise<unknown> = Promise.resolve()
+  return (work) => {
+    const turn = last.then(work)
+    last = turn.catch(() => {})
+    return turn
+  }
+}

@@ -1,0 +1,129 @@
+import { closeSync, constants, openSync } from 'node:fs'
+import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import { NsmError } from '../base/errors.ts'
+import type { UnderlayAddress } from './members.ts'
+
+/** What one member was given, as kept on disk. Times are wall milliseconds. */
+export interface Lease {
+  /** The endpoint's own id of the connection: its segment on the path. */
+  readonly segmentId: string
+  readonly spiffeId: string
+  /** The client's id of the connection: the first segment on the path. */
+  readonly connectionId: string
+  /** WireGuard public key, base64. */
+  readonly publicKey: string
+  /** `address/32` and `address/128`. */
+  readonly addresses: readonly string[]
+  /** First label of the DNS name; undefined when the client gave none. */
+  readonly label: string | undefined
+  readonly expiresMs: number
+  /** Where the member's WireGuard datagrams came from last. */
+  readonly underlay: UnderlayAddress | undefined
+  /** Set once the lease has ended and its addresses rest. */
+  readonly releasedMs: number | undefined
+}
+
+/** Leases and the endpoint's WireGuard key; survives restarts. */
+export interface EndpointStore {
+  /** The WireGuard private key kept under this service's name; made by `generate` on the first call. */
+  privateKey(service: string, generate: () => Uint8Array): Uint8Array
+  /** All leases of a service, those that ended first come first. */
+  leases(service: string): readonly Lease[]
+  /** Adds the lease or replaces the one of the same member (SPIFFE ID and connection id). */
+  put(service: string, lease: Lease): void
+  /** Forgets the leases whose addresses were released at or before this time; gives their number. */
+  forgetReleased(service: string, untilMs: number): number
+  close(): void
+}
+
+/** Opens the SQLite file, made with mode 0600 because of the key in it; throws `CONFLICT` for another schema version. */
+export function openEndpointStore(path: string): EndpointStore {
+  // SQLite gives its side files (-wal, -shm) the mode of the main file.
+  closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600))
+  const database = new DatabaseSync(path)
+  database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = ${busyTimeoutMs}`)
+  migrate(database, path)
+  return storeOver(database)
+}
+
+/** Ours: another process that reads the file (a backup, an inspection) is waited for this long. */
+const busyTimeoutMs = 2_000
+/** Ours: raised with each change of the tables. */
+const schemaVersion = 1
+
+const schema = `
+  CREATE TABLE endpoint_keys (service TEXT PRIMARY KEY, private_key BLOB NOT NULL) STRICT;
+  CREATE TABLE endpoint_leases (
+    service TEXT NOT NULL, spiffe_id TEXT NOT NULL, connection_id TEXT NOT NULL, segment_id TEXT NOT NULL,
+    public_key TEXT NOT NULL, addresses TEXT NOT NULL, label TEXT, expires_ms INTEGER NOT NULL,
+    underlay_address TEXT, underlay_port INTEGER, released_ms INTEGER,
+    PRIMARY KEY (service, spiffe_id, connection_id)
+  ) STRICT;
+  CREATE TABLE endpoint_schema (version INTEGER NOT NULL) STRICT;
+  INSERT INTO endpoint_schema (version) VALUES (${schemaVersion});
+`
+
+/** The version lives in a table of its own, so that the file can be shared with other stores. */
+function migrate(database: DatabaseSync, path: string): void {
+  const known = database.prepare(`SELECT 1 FROM sqlite_master WHERE name = 'endpoint_schema'`).get()
+  if (!known) {
+    database.exec(`BEGIN; ${schema} COMMIT`)
+    return
+  }
+  const version = Number(database.prepare('SELECT version FROM endpoint_schema').get()?.['version'])
+  if (version === schemaVersion) return
+  database.close()
+  throw new NsmError(
+    'CONFLICT',
+    `${path} has schema version ${version}, this program writes ${schemaVersion}`,
+    'run the newer program, or remove the file (members get new addresses)',
+  )
+}
+
+function storeOver(database: DatabaseSync): EndpointStore {
+  const readKey = database.prepare('SELECT private_key FROM endpoint_keys WHERE service = ?')
+  const writeKey = database.prepare('INSERT INTO endpoint_keys (service, private_key) VALUES (?, ?)')
+  const readLeases = database.prepare(
+    'SELECT * FROM endpoint_leases WHERE service = ? ORDER BY released_ms IS NULL, released_ms, expires_ms',
+  )
+  const putLease = database.prepare(`INSERT OR REPLACE INTO endpoint_leases (service, spiffe_id, connection_id,
+    segment_id, public_key, addresses, label, expires_ms, underlay_address, underlay_port, released_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+  const forget = database.prepare('DELETE FROM endpoint_leases WHERE service = ? AND released_ms <= ?')
+  return {
+    privateKey(service, generate) {
+      const found = readKey.get(service)?.['private_key']
+      if (found instanceof Uint8Array) return found
+      const made = generate()
+      writeKey.run(service, made)
+      return made
+    },
+    leases: (service) => readLeases.all(service).map(toLease),
+    put(service, lease) {
+      const { underlay } = lease
+      putLease.run(
+        ...[service, lease.spiffeId, lease.connectionId, lease.segmentId, lease.publicKey],
+        ...[lease.addresses.join(' '), lease.label ?? null, Math.floor(lease.expiresMs)],
+        ...[underlay?.address ?? null, underlay?.port ?? null],
+        lease.releasedMs === undefined ? null : Math.floor(lease.releasedMs),
+      )
+    },
+    forgetReleased: (service, untilMs) => Number(forget.run(service, Math.floor(untilMs)).changes),
+    close: () => database.close(),
+  }
+}
+
+function toLease(row: Record<string, SQLOutputValue>): Lease {
+  const address = row['underlay_address']
+  return {
+    segmentId: String(row['segment_id']),
+    spiffeId: String(row['spiffe_id']),
+    connectionId: String(row['connection_id']),
+    publicKey: String(row['public_key']),
+    addresses: String(row['addresses']).split(' '),
+    label: row['label'] === null ? undefined : String(row['label']),
+    expiresMs: Number(row['expires_ms']),
+    underlay: address === null ? undefined : { address: String(address), port: Number(row['underlay_port']) },
+    releasedMs: row['released_ms'] === null ? undefined : Number(row['released_ms']),
+  }
+}
