@@ -1,0 +1,8 @@
+/* Everything of the tunnel that is Linux's own, in one place for `open.ts` to choose. */
+
+export { openUdp } from '../udp-linux.ts'
+export { LinuxUdpSocket } from '../udp-linux-socket.ts'
+export { openTun } from './linux.ts'
+export { LinuxTunDevice } from './linux-device.ts'
+export { applyChange, deleteInterface, lookUpRoute, readNetwork } from './linux-host.ts'
+export { openWake, PollWaiter } from './linux-wake.ts'

@@ -1,0 +1,157 @@
+import { readFile } from 'node:fs/promises'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { MeshRig, whyNotHere } from './mesh-rig.ts'
+
+const why = whyNotHere()
+const service = 'my-networkservice-1'
+const nameOf = (machine: string) => `${machine}.${service}.nsm.internal`
+
+describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped, ${why}` : ''}`, () => {
+  let rig: MeshRig
+  let untouched: string
+  let firstJoin: string
+
+  const connect = (machine: string, ...more: string[]) =>
+    rig.nsm(machine, 'connect', service, '--name', machine, '--timeout', '20s', '--json', ...more)
+
+  beforeAll(async () => {
+    rig = await MeshRig.open('nsmc', ['s', 'a', 'b', 'c'])
+    untouched = await rig.fingerprint('a')
+    firstJoin = await rig.file('join-a', await rig.serve())
+  })
+
+  afterAll(() => rig.close())
+
+  test('a machine without an identity ends with IDENTITY (4)', async () => {
+    expect((await connect('a')).code).toBe(4)
+  })
+
+  test('two machines join, each with an address of its own and its name', async () => {
+    const a = await connect('a', '--join', firstJoin)
+    expect(a.code, a.err).toBe(0)
+    const b = await connect('b', '--join', await rig.invite('join-b'))
+    expect(b.code, b.err).toBe(0)
+    const [viewA, viewB] = [JSON.parse(a.out).connections[0], JSON.parse(b.out).connections[0]]
+    expect(viewA.addresses).toEqual(['10.64.0.1/32'])
+    expect(viewB.addresses).toEqual(['10.64.0.2/32'])
+    expect(viewA.name).toBe(nameOf('a'))
+    expect(
+      JSON.parse(a.out)
+        .steps.map(({ phase }: { phase: string }) => phase)
+        .toSorted(),
+    ).toEqual(['dns', 'identity', 'registry', 'request', 'routes', 'tunnel'])
+  })
+
+  test('they reach each other by name: ping and TCP, from their own addresses', async () => {
+    expect((await rig.inside('a', 'ping', ['-c', '2', '-W', '2', nameOf('b')])).code).toBe(0)
+    expect(await tcpThrough(rig, 'a', 'b')).toBe('10.64.0.1')
+  })
+
+  test('the first machine’s token is used up for everybody else: IDENTITY (4)', async () => {
+    const late = await connect('c', '--join', firstJoin)
+    expect([late.code, late.out]).toEqual([4, expect.stringContaining('TOKEN_REUSED')])
+  })
+
+  test('a join file with a wrong pin is refused: IDENTITY (4)', async () => {
+    const text = await readFile(await rig.invite('join-c'), 'utf8')
+    const forged = text.replace(/pin=sha256-./, (found) => (found.endsWith('A') ? 'pin=sha256-B' : 'pin=sha256-A'))
+    expect((await connect('c', '--join', await rig.file('forged', forged))).code).toBe(4)
+  })
+
+  test('an unknown service is NOT_FOUND (6) and leaves nothing behind', async () => {
+    const before = await rig.fingerprint('a')
+    const missing = await rig.nsm('a', 'connect', 'no-such-service', '--timeout', '20s')
+    expect(missing.code, missing.err).toBe(6)
+    expect(await rig.fingerprint('a')).toBe(before)
+  })
+
+  test('a repeated connect is done at once and changes nothing', async () => {
+    const before = await rig.fingerprint('a')
+    const again = await connect('a')
+    expect([again.code, JSON.parse(again.out).alreadyUp]).toEqual([0, true])
+    expect(await rig.fingerprint('a')).toBe(before)
+  })
+
+  test('two connects at the same time both succeed with one interface', async () => {
+    await rig.nsm('b', 'disconnect')
+    const [one, two] = await Promise.all([connect('b'), connect('b')])
+    expect([one.code, two.code], one.err + two.err).toEqual([0, 0])
+    const { connections } = JSON.parse((await rig.nsm('b', 'status', '--json')).out)
+    expect(connections.length).toBe(1)
+  })
+
+  test('status shows the path, list the service', async () => {
+    const status = JSON.parse((await rig.nsm('a', 'status', '--json')).out)
+    expect(status.connections[0]).toMatchObject({ state: 'up', service, endpointAddress: '192.0.2.1:51820' })
+    expect(status.dns.scopes.map(({ suffix }: { suffix: string }) => suffix)).toContain(`${service}.nsm.internal`)
+    const list = JSON.parse((await rig.nsm('a', 'list', '--json')).out)
+    expect(list.services.map(({ name }: { name: string }) => name)).toEqual([service])
+  })
+
+  test('a server that is killed and started again gets its members back with the same addresses', async () => {
+    await rig.killServe('SIGKILL')
+    await rig.serve()
+    await eventually(async () => {
+      const { connections } = JSON.parse((await rig.nsm('a', 'status', '--json')).out)
+      return (
+        connections[0].state === 'up' && (await rig.inside('a', 'ping', ['-c', '1', '-W', '1', nameOf('b')])).code === 0
+      )
+    })
+    const { connections } = JSON.parse((await rig.nsm('a', 'status', '--json')).out)
+    expect(connections[0].addresses).toEqual(['10.64.0.1/32'])
+  })
+
+  test('a killed background process leaves no interface, cleanup puts the resolver back, and the address is taken over', async () => {
+    const pid = await rig.daemonPid('a')
+    process.kill(pid ?? 0, 'SIGKILL')
+    await eventually(async () => (await rig.daemonPid('a')) === undefined)
+    const cleanup = await rig.nsm('a', 'cleanup')
+    expect(cleanup.code, cleanup.err).toBe(0)
+    expect(await rig.fingerprint('a')).toBe(untouched)
+    const again = await connect('a')
+    expect(again.code, again.err).toBe(0)
+    expect(JSON.parse(again.out).connections[0].addresses).toEqual(['10.64.0.1/32'])
+  })
+
+  test('disconnect puts addresses, routes and the resolver file back byte for byte, and may be repeated', async () => {
+    for (const expected of [[service], []]) {
+      const left = await rig.nsm('a', 'disconnect', '--json')
+      expect([left.code, JSON.parse(left.out).disconnected]).toEqual([0, expected])
+    }
+    expect(await rig.fingerprint('a')).toBe(untouched)
+  })
+
+  test('SIGTERM to the background process undoes everything', async () => {
+    expect((await connect('a')).code).toBe(0)
+    const pid = (await rig.daemonPid('a')) ?? 0
+    process.kill(pid, 'SIGTERM')
+    await eventually(async () => (await rig.daemonPid('a')) === undefined)
+    expect(await rig.fingerprint('a')).toBe(untouched)
+  })
+
+  test('a manager that is silent is UNREACHABLE (7) within the timeout, and nothing is left behind', async () => {
+    await rig.inside('s', 'ip', ['link', 'set', 'eth0', 'down'])
+    const silent = await rig.nsm('a', 'connect', service, '--timeout', '3s')
+    await rig.inside('s', 'ip', ['link', 'set', 'eth0', 'up'])
+    expect(silent.code, silent.err).toBe(7)
+    expect(await rig.fingerprint('a')).toBe(untouched)
+  })
+})
+
+/** Connects from one machine to another through the tunnel by name; gives the address the other side saw. */
+async function tcpThrough(rig: MeshRig, from: string, to: string): Promise<string> {
+  const server = `const s = require('node:net').createServer((c) => { c.end(c.remoteAddress.replace('::ffff:', '')); s.close() })
+    s.listen(8080)`
+  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${nameOf(to)}')
+    c.on('data', (d) => process.stdout.write(d)); c.on('error', () => n++ < 50 && setTimeout(dial, 100)) }; dial()`
+  const [, answer] = await Promise.all([
+    rig.inside(to, process.execPath, ['-e', server]),
+    rig.inside(from, process.execPath, ['-e', client]),
+  ])
+  return answer.out
+}
+
+/** Asks again until the condition holds; the test's own time limit ends it. */
+async function eventually(holds: () => Promise<boolean>): Promise<void> {
+  while (!(await holds().catch(() => false))) await new Promise((resolve) => setImmediate(resolve))
+}

@@ -1,0 +1,162 @@
+import { execFile, spawn } from 'node:child_process'
+import { accessSync, constants } from 'node:fs'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+
+const program = resolve(import.meta.dirname, '../../bin/nsm')
+
+/** Why namespaces and TUN interfaces cannot be had here; undefined when they can. */
+export function whyNotHere(): string | undefined {
+  if (process.getuid?.() !== 0) return 'needs root'
+  try {
+    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK)
+    return undefined
+  } catch {
+    return 'needs /dev/net/tun'
+  }
+}
+
+/** What a program said and how it ended. */
+export interface Ended {
+  readonly code: number
+  readonly out: string
+  readonly err: string
+}
+
+/** Machines in network namespaces on one switch: `s` serves, the others are laptops. */
+export class MeshRig {
+  readonly prefix: string
+  readonly dir: string
+  readonly #machines: readonly string[]
+  #serve: ReturnType<typeof spawn> | undefined
+
+  constructor(prefix: string, dir: string, machines: readonly string[]) {
+    this.prefix = prefix
+    this.dir = dir
+    this.#machines = machines
+  }
+
+  /** Builds the namespaces; the machines have 192.0.2.1, .2 and so on and a resolver that never answers. */
+  static async open(prefix: string, machines: readonly string[]): Promise<MeshRig> {
+    const rig = new MeshRig(prefix, await mkdtemp(join(tmpdir(), `${prefix}-`)), machines)
+    await rig.#command('ip', ['netns', 'add', `${prefix}-br`])
+    await rig.inside('br', 'ip', ['link', 'add', 'br0', 'type', 'bridge'])
+    await rig.inside('br', 'ip', ['link', 'set', 'br0', 'up'])
+    for (const [index, machine] of machines.entries()) await rig.#addMachine(machine, index + 1)
+    return rig
+  }
+
+  /** Runs a program on a machine. */
+  inside(
+    machine: string,
+    command: string,
+    args: readonly string[],
+    environment: Record<string, string> = {},
+  ): Promise<Ended> {
+    return this.#command('ip', ['netns', 'exec', `${this.prefix}-${machine}`, command, ...args], environment)
+  }
+
+  /** Runs `nsm` on a machine. */
+  nsm(machine: string, ...args: string[]): Promise<Ended> {
+    return this.inside(machine, program, args, this.#environment(machine))
+  }
+
+  /** Starts `nsm serve` on machine `s` and gives the join text it printed. */
+  async serve(...args: string[]): Promise<string> {
+    const child = spawn('ip', ['netns', 'exec', `${this.prefix}-s`, program, 'serve', ...args], {
+      env: { ...process.env, ...this.#environment('s') },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    this.#serve = child
+    let said = ''
+    for await (const chunk of child.stdout) {
+      said += String(chunk)
+      if (/^nsm:\/\/.*\n/m.test(said)) break
+    }
+    return said
+  }
+
+  /** Kills the server and waits until it is gone. */
+  async killServe(signal: NodeJS.Signals): Promise<void> {
+    const child = this.#serve
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
+    const gone = new Promise((done) => child.once('exit', done))
+    child.kill(signal)
+    await gone
+  }
+
+  /** Writes a text to a file of this rig and gives its path. */
+  async file(name: string, content: string): Promise<string> {
+    const path = join(this.dir, name)
+    await writeFile(path, content)
+    return path
+  }
+
+  /** A join file for one machine. */
+  async invite(name: string): Promise<string> {
+    return this.file(name, (await this.nsm('s', 'invite')).out)
+  }
+
+  /** Process id of the background process of a machine; undefined when none runs. */
+  async daemonPid(machine: string): Promise<number | undefined> {
+    const { out } = await this.#command('ip', ['netns', 'pids', `${this.prefix}-${machine}`])
+    for (const pid of out.split('\n').filter((line) => line !== '')) {
+      const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
+      if (line.includes('daemon/main')) return Number(pid)
+    }
+    return undefined
+  }
+
+  /** What leaving must put back: addresses, routes and the resolver file, byte for byte. */
+  async fingerprint(machine: string): Promise<string> {
+    const parts = await Promise.all([
+      this.inside(machine, 'ip', ['-json', 'addr']),
+      this.inside(machine, 'ip', ['-json', 'route', 'show', 'table', 'all']),
+      this.inside(machine, 'ip', ['-json', '-6', 'route', 'show', 'table', 'all']),
+      this.inside(machine, 'cat', ['/etc/resolv.conf']),
+    ])
+    return parts.map(({ out }) => out).join('\n')
+  }
+
+  /** Ends what runs in the namespaces and removes them. */
+  async close(): Promise<void> {
+    await this.killServe('SIGTERM')
+    for (const machine of this.#machines) {
+      await this.nsm(machine, 'disconnect')
+      const { out } = await this.#command('ip', ['netns', 'pids', `${this.prefix}-${machine}`])
+      for (const pid of out.split('\n').filter((line) => line !== '')) process.kill(Number(pid), 'SIGKILL')
+    }
+    for (const machine of [...this.#machines, 'br']) {
+      await this.#command('ip', ['netns', 'del', `${this.prefix}-${machine}`])
+      await rm(`/etc/netns/${this.prefix}-${machine}`, { recursive: true, force: true })
+    }
+    await rm(this.dir, { recursive: true, force: true })
+  }
+
+  async #addMachine(machine: string, number: number): Promise<void> {
+    const name = `${this.prefix}-${machine}`
+    await this.#command('ip', ['netns', 'add', name])
+    const link = ['link', 'add', 'eth0', 'netns', name, 'type', 'veth', 'peer', 'name', `p-${machine}`]
+    await this.#command('ip', [...link, 'netns', `${this.prefix}-br`])
+    await this.inside('br', 'ip', ['link', 'set', `p-${machine}`, 'master', 'br0', 'up'])
+    await this.inside(machine, 'ip', ['link', 'set', 'lo', 'up'])
+    await this.inside(machine, 'ip', ['addr', 'add', `192.0.2.${number}/24`, 'dev', 'eth0'])
+    await this.inside(machine, 'ip', ['link', 'set', 'eth0', 'up', 'addrgenmode', 'none'])
+    await mkdir(`/etc/netns/${name}`, { recursive: true })
+    await writeFile(`/etc/netns/${name}/resolv.conf`, '# of the machine\nnameserver 192.0.2.254\noptions timeout:1\n')
+  }
+
+  #environment(machine: string): Record<string, string> {
+    const state = join(this.dir, machine)
+    return { NSM_STATE_DIR: state, NSM_RUNTIME_DIR: join(state, 'run') }
+  }
+
+  #command(command: string, args: readonly string[], environment: Record<string, string> = {}): Promise<Ended> {
+    return new Promise((done) => {
+      execFile(command, [...args], { env: { ...process.env, ...environment }, timeout: 60_000 }, (error, out, err) => {
+        done({ code: error ? Number(error.code ?? 1) : 0, out, err })
+      })
+    })
+  }
+}

@@ -1,0 +1,76 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { errno, errnoName, systemError } from '../../src/tunnel/sys/errno.ts'
+import { MessageHeaders } from '../../src/tunnel/sys/message-headers.ts'
+import { askKernel, attribute, joinBytes, number32, readAttributes } from '../../src/tunnel/sys/netlink.ts'
+
+const onLinux = process.platform === 'linux'
+
+describe('systemError', () => {
+  test.each([
+    [errno.EPERM, 'PERMISSION'],
+    [errno.EACCES, 'PERMISSION'],
+    [errno.EBUSY, 'CONFLICT'],
+    [errno.EEXIST, 'CONFLICT'],
+    [errno.EADDRINUSE, 'CONFLICT'],
+    [errno.EADDRNOTAVAIL, 'USAGE'],
+    [errno.EBADFD, 'LOST'],
+    [errno.ENODEV, 'LOST'],
+    [errno.ENETUNREACH, 'UNREACHABLE'],
+    [errno.EIO, 'BUG'],
+    [12_345, 'BUG'],
+  ])('number %i is %s and says what to do', (number, code) => {
+    const error = systemError('cannot open it', number)
+    expect(error.code).toBe(code)
+    expect(error.message).toBe(`cannot open it: ${errnoName(number)}`)
+    expect(error.next).not.toBe('')
+  })
+
+  test('a number without a name is written as it is', () => {
+    expect(errnoName(12_345)).toBe('errno 12345')
+    expect(errnoName(errno.EBUSY)).toBe('EBUSY')
+  })
+})
+
+describe('netlink', () => {
+  const values = fc.uniqueArray(fc.tuple(fc.integer({ min: 1, max: 60 }), fc.uint8Array({ maxLength: 40 })), {
+    selector: ([type]) => type,
+  })
+
+  test('attributes are read as they were written, whatever their length', () => {
+    fc.assert(
+      fc.property(values, fc.uint8Array({ minLength: 12, maxLength: 12 }), (entries, head) => {
+        const body = joinBytes(head, ...entries.map(([type, value]) => attribute(type, value)))
+        expect(new Map([...readAttributes(body, 12)].map(([type, value]) => [type, [...value]]))).toEqual(
+          new Map(entries.map(([type, value]) => [type, [...value]])),
+        )
+      }),
+    )
+  })
+
+  test('no bytes make the reader of attributes throw or run for ever', () => {
+    fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => void readAttributes(bytes, 0)))
+  })
+
+  test.skipIf(!onLinux)('the kernel answers with the number of the error (needs Linux)', () => {
+    const getLink = { type: 18, flags: 0, body: joinBytes(new Uint8Array(16), number32(0)) }
+    expect(askKernel(getLink).error).toBeGreaterThan(0)
+    const dump = askKernel({ type: 18, flags: 0x300, body: new Uint8Array(16) })
+    expect(dump.error).toBe(0)
+    expect(dump.bodies.length).toBeGreaterThan(0)
+  })
+})
+
+describe.skipIf(!onLinux)('MessageHeaders (needs Linux)', () => {
+  test('a header that was prepared for sending is read back as no received segments', () => {
+    const headers = new MessageHeaders(4)
+    headers.segment(2, 0)
+    expect(headers.receivedSegmentBytes(2)).toBe(0)
+    headers.segment(2, 1_452)
+    expect(headers.receivedSegmentBytes(2)).toBe(0)
+    expect(headers.stride).toBe(64)
+    headers.name(2, 4_294_967_296 * 3 + 5, 16)
+    expect(headers.nameBytes(2)).toBe(16)
+    expect(headers.receivedBytes(2)).toBe(0)
+  })
+})
