@@ -1,0 +1,22 @@
+import { text } from 'node:stream/consumers'
+import { readSettings } from '../base/settings.ts'
+import type { CommandContext } from '../ui/command-context.ts'
+
+/** The context of the real process: its streams, its environment, and the background process loaded on first use. */
+export function processContext(signal: AbortSignal): CommandContext {
+  const uid = process.getuid?.() ?? 0
+  return {
+    environment: process.env,
+    settings: readSettings(process.env, uid),
+    signal,
+    isTerminal: process.stdout.isTTY === true,
+    wallMs: () => Date.now(),
+    writeOut: (line) => void process.stdout.write(`${line}\n`),
+    writeError: (line) => void process.stderr.write(`${line}\n`),
+    readInput: () => text(process.stdin),
+    connectDaemon: async (settings, options) => (await import('../daemon/client.ts')).connectDaemon(settings, options),
+    startServe: async (settings, log, stop) => (await import('../daemon/serve.ts')).startServe(settings, log, stop),
+    invite: async (settings, wanted) => (await import('../daemon/serve-admin.ts')).inviteFromRunning(settings, wanted),
+    repairMachine: async (settings, log) => (await import('../daemon/repair.ts')).repairMachine(settings, log),
+  }
+}

@@ -1,0 +1,62 @@
+import type { NsmError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import type { Environment, Settings } from '../base/settings.ts'
+import type { DaemonApi } from '../daemon/protocol.ts'
+
+/** What a command gets from the process around it; tests give doubles. */
+export interface CommandContext {
+  readonly environment: Environment
+  readonly settings: Settings
+  /** Aborted by SIGINT, SIGTERM or SIGHUP. */
+  readonly signal: AbortSignal
+  /** True when standard output is a terminal: ages are then relative. */
+  readonly isTerminal: boolean
+  /** Wall clock, milliseconds since the Unix epoch. */
+  wallMs(): number
+  /** Writes one line, or several, of the answer. */
+  writeOut(line: string): void
+  /** Writes progress, warnings and errors. */
+  writeError(line: string): void
+  /** All of standard input as text. */
+  readInput(): Promise<string>
+  /** Opens the background process; `start` says whether one is started when none runs. */
+  connectDaemon(settings: Settings, options: { readonly start: boolean }): Promise<DaemonConnection>
+  /** Starts the server side in this process. */
+  startServe(settings: ServeRequest, log: Log, signal: AbortSignal): Promise<ServeHandle>
+  /** Asks the running server for a join string. */
+  invite(settings: Settings, wanted: { readonly id?: string; readonly ttlMs: number }): Promise<InviteResult>
+  /** Takes back what a killed background process left. */
+  repairMachine(settings: Settings, log: Log): Promise<{ readonly repaired: readonly string[] }>
+}
+
+/** The background process as long as the command holds it. */
+export type DaemonConnection = DaemonApi & { close(): Promise<void> }
+
+/** What `nsm serve` asks for. */
+export interface ServeRequest {
+  readonly service: string
+  readonly prefixes: readonly string[]
+  readonly dnsDomain: string
+  readonly listen: string
+  readonly wireguardPort: number
+  readonly advertise?: string
+  readonly stateDir: string
+  readonly runtimeDir: string
+  readonly trustDomain?: string
+}
+
+/** A fresh single-use join string. */
+export interface InviteResult {
+  readonly apiVersion: 'nsm/invite/v1'
+  readonly joinString: string
+  readonly spiffeId: string
+  /** Wall clock, milliseconds since the Unix epoch. */
+  readonly expiresMs: number
+}
+
+/** A running server. */
+export interface ServeHandle {
+  readonly joinString: string
+  readonly failed: Promise<NsmError>
+  stop(): Promise<void>
+}

@@ -1,0 +1,81 @@
+import { NsmError } from '../base/errors.ts'
+import type { Environment } from '../base/settings.ts'
+import type { ConnectRequest } from '../daemon/protocol.ts'
+import { parseDurationMs } from './duration.ts'
+import { parseLabels } from './labels.ts'
+
+/** The flags of `nsm connect` as they were typed. A list from the environment arrives as one text. */
+export interface ConnectFlags {
+  readonly manager: string | undefined
+  readonly label: readonly string[] | string | undefined
+  readonly interface: string | undefined
+  readonly mtu: number | undefined
+  readonly 'allow-prefix': readonly string[] | string | undefined
+  readonly 'exclude-prefix': readonly string[] | string | undefined
+  readonly 'allow-domain': readonly string[] | string | undefined
+  readonly 'dns-mode': string
+  readonly dns: string
+  readonly timeout: string | undefined
+  readonly name: string | undefined
+}
+
+/** What was read from files or standard input, never from an argument. */
+export interface ConnectSecrets {
+  readonly joinString?: string
+  readonly svidFiles?: NonNullable<ConnectRequest['svidFiles']>
+}
+
+/** Ours: connect gives up after this when nothing else is asked. */
+const defaultTimeout = '60s'
+
+/**
+ * Builds the request to the background process; flag > environment > default. The variables of cmd-nsc are read where
+ * the meaning is the same: NSM_NETWORK_SERVICES, NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME.
+ */
+export function connectRequest(input: {
+  readonly services: readonly string[]
+  readonly flags: ConnectFlags
+  readonly secrets: ConnectSecrets
+  readonly environment: Environment
+}): ConnectRequest {
+  const { flags, environment } = input
+  const manager = flags.manager ?? environment['NSM_CONNECT_TO']
+  const timeout = flags.timeout ?? environment['NSM_REQUEST_TIMEOUT'] ?? defaultTimeout
+  return {
+    services: wantedServices(input.services, environment),
+    labels: parseLabels(listOf(flags.label)),
+    allowPrefixes: listOf(flags['allow-prefix']),
+    excludePrefixes: listOf(flags['exclude-prefix']),
+    allowDomains: listOf(flags['allow-domain']),
+    dnsMode: dnsMode(flags['dns-mode']),
+    dns: flags.dns === 'off' ? 'off' : 'auto',
+    timeoutMs: parseDurationMs(timeout),
+    ...input.secrets,
+    ...(manager === undefined ? {} : { manager }),
+    ...(flags.interface === undefined ? {} : { interfaceName: flags.interface }),
+    ...(flags.mtu === undefined ? {} : { mtuBytes: flags.mtu }),
+    ...(flags.name === undefined ? {} : { name: flags.name }),
+  }
+}
+
+/** The service URLs of the arguments, or of NSM_NETWORK_SERVICES; several are separated by spaces or commas. */
+function wantedServices(services: readonly string[], environment: Environment): readonly string[] {
+  const texts = services.length > 0 ? services : [environment['NSM_NETWORK_SERVICES'] ?? '']
+  const wanted = texts.flatMap((text) => text.split(/[\s,]+/)).filter((text) => text !== '')
+  if (wanted.length > 0) return wanted
+  throw new NsmError('USAGE', 'no network service was named', 'nsm connect my-networkservice-1, or nsm list')
+}
+
+/** A repeated flag, or the comma-separated text of its variable. */
+function listOf(value: readonly string[] | string | undefined): readonly string[] {
+  return [value ?? []]
+    .flat()
+    .flatMap((text) => text.split(','))
+    .map((text) => text.trim())
+    .filter((text) => text !== '')
+}
+
+function dnsMode(text: string): ConnectRequest['dnsMode'] {
+  if (text === 'fanout' || text === 'prefer-service' || text === 'exclusive') return text
+  throw new NsmError('USAGE', `"${text}" is not a DNS mode`, '--dns-mode fanout, prefer-service or exclusive')
+}

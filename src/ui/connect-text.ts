@@ -1,0 +1,14 @@
+import type { ConnectResult } from '../daemon/protocol.ts'
+import { durationText } from './duration.ts'
+import { connectionLines } from './status-text.ts'
+
+/** The connections as `nsm status` shows them, then the time each phase took. */
+export function connectText(result: ConnectResult): string {
+  return [...connectionLines(result.connections), timing(result)].join('\n')
+}
+
+function timing(result: ConnectResult): string {
+  if (result.alreadyUp) return '# was connected already'
+  const steps = result.steps.map(({ phase, ms }) => `${phase} ${durationText(ms)}`)
+  return `# usable after ${durationText(result.totalMs)}${steps.length === 0 ? '' : `: ${steps.join(', ')}`}`
+}

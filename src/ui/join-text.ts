@@ -1,0 +1,28 @@
+import type { InviteResult } from './command-context.ts'
+
+/** What `nsm serve` prints: lines for people start with `#`, so that the output is a valid `--join` file. */
+export function serveText(served: ServeResult): string {
+  return [
+    `# ${served.service} on ${served.prefixes.join(', ')} with names under ${served.dnsDomain}`,
+    `# gRPC on ${served.listen}, WireGuard on UDP port ${served.wireguardPort}; stop with Ctrl-C`,
+    `# On another machine, once and within 15 minutes: nsm connect --join FILE ${served.service}, FILE with this line:`,
+    served.joinString,
+  ].join('\n')
+}
+
+/** What `nsm serve --json` prints, once. */
+export interface ServeResult {
+  readonly apiVersion: 'nsm/serve/v1'
+  readonly service: string
+  readonly prefixes: readonly string[]
+  readonly dnsDomain: string
+  readonly listen: string
+  readonly wireguardPort: number
+  readonly joinString: string
+}
+
+/** What `nsm invite` prints. */
+export function inviteText(invited: InviteResult): string {
+  const until = new Date(invited.expiresMs).toISOString()
+  return [`# admits ${invited.spiffeId} once, until ${until}`, invited.joinString].join('\n')
+}

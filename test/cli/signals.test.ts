@@ -1,0 +1,66 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+
+const nsm = resolve(import.meta.dirname, '../../bin/nsm')
+const dir = mkdtempSync(join(tmpdir(), 'nsm-signals-'))
+afterAll(() => rmSync(dir, { recursive: true, force: true }))
+
+/** A server on loopback and free ports, with a state folder of its own; resolves when it printed its join string. */
+async function startServe(
+  name: string,
+  extra: readonly string[] = [],
+): Promise<{ readonly child: ChildProcess; readonly out: string }> {
+  const state = join(dir, name)
+  const args = ['serve', '--listen', '127.0.0.1:0', '--wireguard-port', '0', '--advertise', '127.0.0.1', ...extra]
+  const env = { ...process.env, NSM_STATE_DIR: state, NSM_RUNTIME_DIR: join(state, 'run') }
+  const child = spawn(nsm, args, { env, stdio: ['ignore', 'pipe', 'inherit'] })
+  let out = ''
+  child.stdout?.setEncoding('utf8')
+  for await (const part of child.stdout ?? []) {
+    out += part
+    if (out.includes('nsm://') && out.endsWith('\n')) break
+  }
+  return { child, out }
+}
+
+describe('nsm serve', () => {
+  test.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+    ['SIGHUP', 129],
+  ] as const)(
+    'ends on %s with %i after its teardown, and can be started again on the same state',
+    async (signal, exitCode) => {
+      for (let starts = 0; starts < 2; starts++) {
+        const { child } = await startServe(signal)
+        const ended = once(child, 'exit')
+        child.kill(signal)
+        expect((await ended)[0]).toBe(exitCode)
+      }
+    },
+  )
+
+  test('with --json prints one document and stays', async () => {
+    const { child, out } = await startServe('json', ['--json'])
+    expect(child.exitCode).toBeNull()
+    const ended = once(child, 'exit')
+    child.kill()
+    await ended
+    expect(JSON.parse(out)).toMatchObject({ apiVersion: 'nsm/serve/v1', service: 'my-networkservice-1' })
+  })
+
+  test('refuses a second server on the same state with CONFLICT', async () => {
+    const { child } = await startServe('twice')
+    const state = join(dir, 'twice')
+    const env = { ...process.env, NSM_STATE_DIR: state, NSM_RUNTIME_DIR: join(state, 'run') }
+    const second = spawn(nsm, ['serve', '--listen', '127.0.0.1:0', '--wireguard-port', '0'], { env, stdio: 'ignore' })
+    expect((await once(second, 'exit'))[0]).toBe(8)
+    const ended = once(child, 'exit')
+    child.kill()
+    await ended
+  })
+})

@@ -1,0 +1,142 @@
+import { NsmError } from '../../src/base/errors.ts'
+import type { ConnectionView, ConnectRequest, DisconnectRequest, ListRequest } from '../../src/daemon/protocol.ts'
+import type { CommandContext, DaemonConnection, ServeHandle } from '../../src/ui/command-context.ts'
+
+/** A connection that is up, as the background process reports it. */
+export const upView: ConnectionView = {
+  id: 'laptop-1-abc',
+  service: 'my-networkservice-1',
+  state: 'up',
+  interfaceName: 'nsm-1',
+  addresses: ['10.64.0.2/32'],
+  routes: ['10.64.0.0/16'],
+  dnsDomains: ['my-networkservice-1.nsm.internal'],
+  dnsServers: ['10.64.0.1:53'],
+  name: 'laptop-1.my-networkservice-1.nsm.internal',
+  endpoint: 'vl3-1',
+  endpointAddress: '192.0.2.1:51820',
+  manager: '192.0.2.1:5001',
+  mtuBytes: 1420,
+  sinceMs: Date.UTC(2026, 0, 1, 12, 0, 0),
+  lastHandshakeAgeMs: 42_000,
+  rttMs: 1.25,
+  receivedBytes: 1_536,
+  sentBytes: 512,
+  expiresMs: Date.UTC(2026, 0, 1, 12, 15, 0),
+}
+
+/** What a command did to the doubles around it. */
+export interface Recorded {
+  readonly out: string[]
+  readonly err: string[]
+  readonly calls: { readonly name: string; readonly request?: unknown }[]
+  closedDaemons: number
+}
+
+/** Replaces parts of the doubles. */
+export interface FakeOptions {
+  /** Every call of the background process, the server and the repair fails with this. */
+  readonly failure?: Error
+  readonly daemonRuns?: boolean
+  readonly connections?: readonly ConnectionView[]
+  readonly environment?: Readonly<Record<string, string>>
+  readonly input?: string
+  readonly signal?: AbortSignal
+  readonly isTerminal?: boolean
+  readonly serve?: ServeHandle
+}
+
+/** A command context without a process behind it. */
+export function fakeContext(options: FakeOptions = {}): {
+  readonly context: CommandContext
+  readonly recorded: Recorded
+} {
+  const recorded: Recorded = { out: [], err: [], calls: [], closedDaemons: 0 }
+  const answer = <T>(name: string, value: T, request?: unknown): Promise<T> => {
+    recorded.calls.push({ name, request })
+    return options.failure ? Promise.reject(options.failure) : Promise.resolve(value)
+  }
+  const context: CommandContext = {
+    environment: options.environment ?? {},
+    settings: { stateDir: '/state', runtimeDir: '/run', logLevel: 'info', resolvConf: '/resolv.conf' },
+    signal: options.signal ?? new AbortController().signal,
+    isTerminal: options.isTerminal ?? false,
+    wallMs: () => Date.UTC(2026, 0, 1, 12, 1, 0),
+    writeOut: (line) => void recorded.out.push(line),
+    writeError: (line) => void recorded.err.push(line),
+    readInput: async () => options.input ?? '',
+    connectDaemon: async (_settings, { start }) => {
+      recorded.calls.push({ name: 'open', request: { start } })
+      if (options.daemonRuns === false) throw new NsmError('UNREACHABLE', 'no background process runs', 'nsm connect')
+      return fakeDaemon(answer, recorded, options.connections ?? [upView])
+    },
+    startServe: (request) => answer('serve', options.serve ?? endlessServe(), request),
+    invite: (_settings, wanted) =>
+      answer(
+        'invite',
+        {
+          apiVersion: 'nsm/invite/v1',
+          joinString: 'nsm://192.0.2.1:5001/?td=x&jt=y',
+          spiffeId: 'spiffe://x/laptop',
+          expiresMs: 0,
+        } as const,
+        wanted,
+      ),
+    repairMachine: () => answer('repair', { repaired: ['interface nsm-1 removed'] }),
+  }
+  return { context, recorded }
+}
+
+function fakeDaemon(
+  answer: <T>(name: string, value: T, request?: unknown) => Promise<T>,
+  recorded: Recorded,
+  connections: readonly ConnectionView[],
+): DaemonConnection {
+  return {
+    connect: (request: ConnectRequest, progress) => {
+      progress({ phase: 'identity', state: 'started', elapsedMs: 0 })
+      progress({ phase: 'identity', state: 'done', elapsedMs: 120, detail: 'spiffe://x/laptop' })
+      const steps = [{ phase: 'identity', ms: 120 }]
+      return answer(
+        'connect',
+        { apiVersion: 'nsm/connect/v1', connections, alreadyUp: false, steps, totalMs: 312 } as const,
+        request,
+      )
+    },
+    disconnect: (request: DisconnectRequest) =>
+      answer(
+        'disconnect',
+        { apiVersion: 'nsm/disconnect/v1', disconnected: connections.map(({ service }) => service) } as const,
+        request,
+      ),
+    status: () =>
+      answer('status', {
+        apiVersion: 'nsm/status/v1',
+        running: true,
+        identity: { spiffeId: 'spiffe://x/laptop', notAfterMs: Date.UTC(2026, 0, 1, 13, 0, 0) },
+        connections,
+        warnings: [],
+      } as const),
+    list: (request: ListRequest) =>
+      answer(
+        'list',
+        {
+          apiVersion: 'nsm/list/v1',
+          services: [
+            {
+              name: 'my-networkservice-1',
+              payload: 'IP',
+              endpoints: [{ name: 'vl3-1', url: 'tcp://192.0.2.1:5001', expiresMs: 0 }],
+            },
+          ],
+        } as const,
+        request,
+      ),
+    version: () => answer('version', { version: '0.1.0', pid: 7 }),
+    close: async () => void recorded.closedDaemons++,
+  }
+}
+
+function endlessServe(): ServeHandle {
+  return { joinString: 'nsm://192.0.2.1:5001/?td=x&jt=y', failed: new Promise(() => {}), stop: async () => {} }
+}

@@ -1,0 +1,61 @@
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { commandTable } from '../../src/commands/command-table.ts'
+import { describe as describeEntry, runCommandLine } from '../../src/commands/main.ts'
+import { fakeContext } from './fake-context.ts'
+
+const ids = commandTable.map(({ id }) => id)
+const docs = resolve(import.meta.dirname, '../../docs/commands')
+/** A call of each command that succeeds; `serve` is stopped before it begins. */
+const working: readonly (readonly string[])[] = [
+  ['connect', 'a'],
+  ['disconnect'],
+  ['status'],
+  ['list'],
+  ['invite'],
+  ['cleanup'],
+  ['serve'],
+  ['version'],
+]
+
+describe('the command table', () => {
+  test('names each command and alias once', () => {
+    const names = commandTable.flatMap(({ id, aliases }) => [id, ...aliases])
+    expect(new Set(names).size).toBe(names.length)
+  })
+
+  test.each(commandTable)(
+    'gives every flag of $id a variable and a summary, and a variable to one flag only',
+    async (entry) => {
+      const { flags } = await describeEntry(entry)
+      const own = flags.filter(({ label }) => label !== '--json')
+      for (const flag of own) {
+        expect(flag.environment, flag.label).toMatch(/^NSM_[A-Z_]+$/)
+        expect(flag.summary, flag.label).not.toBe('')
+      }
+      const variables = own.map(({ environment }) => environment)
+      expect(new Set(variables).size).toBe(variables.length)
+    },
+  )
+
+  test('has a page for every command', () => {
+    for (const id of ids) expect(existsSync(resolve(docs, `${id}.md`)), id).toBe(true)
+  })
+})
+
+describe('--json', () => {
+  test('is tried with every command', () => {
+    expect(working.map(([id]) => id).toSorted()).toEqual(ids.toSorted())
+  })
+
+  test.each(working)('of %s is exactly one document with the apiVersion of the command', async (...argv) => {
+    const { context, recorded } = fakeContext({
+      signal: argv[0] === 'serve' ? AbortSignal.abort() : new AbortController().signal,
+    })
+    expect(await runCommandLine([...argv, '--json'], context)).toBe(0)
+    expect(recorded.out).toHaveLength(1)
+    expect(JSON.parse(recorded.out[0] ?? '')).toMatchObject({ apiVersion: `nsm/${argv[0]}/v1` })
+    expect(recorded.err).toEqual([])
+  })
+})
