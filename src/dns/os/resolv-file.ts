@@ -1,0 +1,136 @@
+import { NsmError } from '../../base/errors.ts'
+import type { Log } from '../../base/log.ts'
+import {
+  captureFile,
+  contentOf,
+  type FileObject,
+  mustKeepInode,
+  realPathOf,
+  replaceFile,
+  writeInPlace,
+} from './file-object.ts'
+import { type Journal, readBootId, readJournal, removeJournal, writeJournal } from './journal.ts'
+
+/** How a change was taken back: restored, or left because somebody else wrote the file since. */
+export type RestoreResult = 'nothing' | 'restored' | 'left'
+
+/** Ours: mode of a resolver file; every program of the machine reads it. */
+const resolvConfMode = 0o644
+
+/**
+ * Writes `text` over the resolver file, journal first. Throws `PERMISSION` when it may not be written.
+ * `before` is the change this one follows, so that the object from before the first one stays the one to restore.
+ */
+export async function writeResolvFile(
+  paths: { readonly path: string; readonly journalPath: string },
+  text: string,
+  before?: Journal,
+): Promise<Journal> {
+  const { path, journalPath } = paths
+  const writtenPath = before?.writtenPath ?? (await realPathOf(path))
+  const keepsInode = before?.keepsInode ?? ((await contentOf(path)) !== undefined && (await mustKeepInode(path)))
+  const journal: Journal = {
+    version: 1,
+    method: 'file',
+    path,
+    writtenPath,
+    keepsInode,
+    previous: before?.previous ?? (await captureHost(keepsInode ? writtenPath : path)),
+    ours: [text, ...(before?.ours.slice(0, 1) ?? [])],
+    bootId: await readBootId(),
+    pid: process.pid,
+  }
+  await writeJournal(journalPath, journal)
+  try {
+    return await write(journal, text, journalPath)
+  } catch (error) {
+    if (before) await writeJournal(journalPath, before)
+    else await removeJournal(journalPath)
+    throw hasCode(error, noRight) ? notAllowed(path, error) : error
+  }
+}
+
+/** Renames over the file; where that cannot be (a mount), notes so and writes in place, links followed. */
+async function write(journal: Journal, text: string, journalPath: string): Promise<Journal> {
+  const content = Buffer.from(text)
+  if (journal.keepsInode) {
+    await writeInPlace(journal.writtenPath, content)
+    return journal
+  }
+  try {
+    await replaceFile(journal.path, fileOf(content))
+    return journal
+  } catch (error) {
+    if (!hasCode(error, cannotRename)) throw error
+    const inPlace = { ...journal, keepsInode: true, previous: await captureHost(journal.writtenPath) }
+    await writeJournal(journalPath, inPlace)
+    return write(inPlace, text, journalPath)
+  }
+}
+
+/** What the host has; a backup that names our own listener would leave the host without names, so that line is left out. */
+async function captureHost(path: string): Promise<FileObject> {
+  const object = await captureFile(path)
+  if (object.kind !== 'file') return object
+  const text = Buffer.from(object.contentBase64, 'base64').toString('latin1')
+  if (!ownNameserver.test(text)) return object
+  const kept = text.split('\n').filter((line) => !ownNameserver.test(line) && !line.startsWith('# nsm:'))
+  return { ...object, contentBase64: Buffer.from(kept.join('\n'), 'latin1').toString('base64') }
+}
+
+const ownNameserver = /^\s*nameserver\s+127\.0\.0\.5[5-9]\s*$/m
+
+/** Takes a change back if the file still holds our bytes; the journal is gone afterwards. */
+export async function restoreResolvFile(journalPath: string, log: Log): Promise<RestoreResult> {
+  const journal = await readJournal(journalPath)
+  if (journal === undefined) return 'nothing'
+  if (journal === 'broken') {
+    log.warn('the journal of the resolver file cannot be read and is dropped', { path: journalPath })
+    await removeJournal(journalPath)
+    return 'left'
+  }
+  const current = await contentOf(journal.path)
+  const mayRestore = current === undefined || isOurs(current, journal)
+  if (mayRestore) await putBack(journal)
+  else log.warn('the resolver file was changed by another program and is left as it is', { path: journal.path })
+  await removeJournal(journalPath)
+  return mayRestore ? 'restored' : 'left'
+}
+
+async function putBack(journal: Journal): Promise<void> {
+  const { previous } = journal
+  const current = await contentOf(journal.writtenPath)
+  if (!journal.keepsInode || current === undefined || previous.kind === 'absent') {
+    await replaceFile(journal.path, previous)
+    return
+  }
+  if (previous.kind === 'file') await writeInPlace(journal.writtenPath, Buffer.from(previous.contentBase64, 'base64'))
+}
+
+/** Our bytes, or an in-place write of them that was cut off: nothing yet, or ours before the rest of the old file. */
+export function isOurs(current: Buffer, journal: Journal): boolean {
+  const text = current.toString('latin1')
+  const { previous, keepsInode } = journal
+  const old = previous.kind === 'file' ? Buffer.from(previous.contentBase64, 'base64').toString('latin1') : ''
+  return journal.ours.some((entry) => {
+    const ours = Buffer.from(entry).toString('latin1')
+    return text === ours || (keepsInode && (text === '' || text === ours + old.slice(ours.length)))
+  })
+}
+
+function fileOf(content: Buffer): FileObject {
+  const uid = process.getuid?.() ?? 0
+  const gid = process.getgid?.() ?? 0
+  return { kind: 'file', mode: resolvConfMode, uid, gid, contentBase64: content.toString('base64') }
+}
+
+const cannotRename = ['EBUSY', 'EXDEV', 'EROFS']
+const noRight = ['EACCES', 'EPERM', 'EROFS']
+
+function hasCode(error: unknown, codes: readonly string[]): boolean {
+  return error instanceof Error && 'code' in error && codes.includes(String(error.code))
+}
+
+function notAllowed(path: string, cause: unknown): NsmError {
+  return new NsmError('PERMISSION', `no right to write ${path}`, 'run it as root, or connect with --dns off', { cause })
+}

@@ -1,0 +1,174 @@
+import type { Clock } from '../base/clock.ts'
+import { NsmError } from '../base/errors.ts'
+import type { LoopGuard } from './loop-guard.ts'
+import { type Route, Routes } from './routes.ts'
+import { isPrefix, type ScopeMode, ScopeTable } from './scope.ts'
+import { Upstream, type UpstreamCounters } from './upstream.ts'
+import type { UpstreamAddress } from './upstream-socket.ts'
+
+/** One scope of an owner: a domain suffix without trailing dot, or an IP prefix for the reverse names of its addresses. */
+export interface ScopeConfig {
+  readonly suffix: string
+  readonly mode: ScopeMode
+  readonly upstreams: readonly UpstreamAddress[]
+}
+
+/** How one upstream does. */
+export interface UpstreamStatus extends UpstreamCounters {
+  readonly address: string
+  readonly port: number
+  readonly roundTripMs: number
+  readonly suspect: boolean
+}
+
+/** Ours: servers of one scope and scopes in all; more is a mistake or an attack. */
+const upstreamsPerScopeMax = 8
+const scopesMax = 1_024
+
+/** Who asked for which scope; keeps the upstreams alive that are in use and makes the routes of the moment. */
+export class RouteBook {
+  routes: Routes
+  readonly #parts: { readonly clock: Clock; readonly guard: LoopGuard; readonly onChange: () => void }
+  readonly #owners = new Map<string, readonly ScopeConfig[]>()
+  readonly #upstreams = new Map<string, Upstream>()
+  #defaults: readonly UpstreamAddress[] = []
+  #routes: readonly Route[] = []
+  #lastId = 0
+
+  constructor(parts: { readonly clock: Clock; readonly guard: LoopGuard; readonly onChange: () => void }) {
+    this.#parts = parts
+    this.routes = new Routes(new ScopeTable<Route>([]), this.#route('', { mode: 'fanout', owners: [] }), isNoProbe)
+  }
+
+  /** The routes of all scopes. */
+  get scopes(): readonly Route[] {
+    return this.#routes
+  }
+
+  /** How all upstreams do. */
+  get upstreams(): readonly UpstreamStatus[] {
+    return [...this.#upstreams.values()].map(({ target, counters, roundTripMs, suspect }) => ({
+      address: target.address,
+      port: target.port,
+      roundTripMs: Math.round(roundTripMs * 10) / 10,
+      suspect,
+      ...counters,
+    }))
+  }
+
+  /** True while an upstream may still answer. */
+  get busy(): boolean {
+    for (const upstream of this.#upstreams.values()) if (upstream.busy) return true
+    return false
+  }
+
+  /** Replaces one owner's scopes; the same scopes again change nothing. Throws `USAGE` and then changes nothing. */
+  setScopes(owner: string, scopes: readonly ScopeConfig[]): void {
+    const before = this.#owners.get(owner) ?? []
+    if (JSON.stringify(before) === JSON.stringify(scopes)) return
+    checkScopes(scopes)
+    if (scopes.length === 0) this.#owners.delete(owner)
+    else this.#owners.set(owner, scopes)
+    this.#rebuild()
+  }
+
+  /** Replaces the host's own resolvers. */
+  setDefaults(upstreams: readonly UpstreamAddress[]): void {
+    this.#defaults = upstreams
+    this.#rebuild()
+    this.#parts.guard.probe(this.#defaultUpstreams().map((upstream) => upstream.target))
+  }
+
+  /** Takes an upstream out that leads back here. */
+  ban(target: UpstreamAddress): void {
+    this.#defaults = this.#defaults.filter((found) => keyOf(found) !== keyOf(target))
+    this.#rebuild()
+  }
+
+  /** Moves the upstreams' own clocks on. */
+  tick(nowMs: number): void {
+    for (const upstream of this.#upstreams.values()) upstream.tick(nowMs)
+  }
+
+  /** Closes all upstreams. */
+  close(): void {
+    for (const upstream of this.#upstreams.values()) upstream.close()
+    this.#upstreams.clear()
+  }
+
+  #rebuild(): void {
+    this.#routes = this.#merged().map(({ suffix, ...part }) => this.#route(suffix, part))
+    const fallback = this.#route('', { mode: 'fanout', owners: [] })
+    const scopes = new ScopeTable(this.#routes.map((route) => ({ suffix: route.suffix, route })))
+    this.routes = new Routes(scopes, fallback, (nameKey) => this.#parts.guard.saw(nameKey))
+    this.#closeUnused([...this.#routes, fallback])
+    this.#parts.onChange()
+  }
+
+  /** One entry per suffix: all its owners are asked, the strictest mode holds. */
+  #merged() {
+    const merged = new Map<string, { suffix: string; mode: ScopeMode; owners: UpstreamAddress[] }>()
+    for (const { suffix, mode, upstreams } of [...this.#owners.values()].flat()) {
+      const key = suffix.toLowerCase().replace(/\.$/, '')
+      const entry = merged.get(key) ?? { suffix: key, mode, owners: [] }
+      entry.owners.push(...upstreams)
+      if (strictness[mode] > strictness[entry.mode]) entry.mode = mode
+      merged.set(key, entry)
+    }
+    return [...merged.values()].slice(0, scopesMax)
+  }
+
+  #route(suffix: string, part: { readonly mode: ScopeMode; readonly owners: readonly UpstreamAddress[] }): Route {
+    this.#lastId = (this.#lastId + 1) & 0xffff
+    const owners = this.#upstreamsOf(part.owners).slice(0, upstreamsPerScopeMax)
+    const defaults =
+      part.mode === 'exclusive' ? [] : this.#defaultUpstreams().filter((found) => !owners.includes(found))
+    return { id: this.#lastId, suffix, mode: part.mode, owners, defaults }
+  }
+
+  #defaultUpstreams(): readonly Upstream[] {
+    return this.#upstreamsOf(this.#defaults).slice(0, upstreamsPerScopeMax)
+  }
+
+  /** The same server asked for by two owners is one upstream; our own addresses never are. */
+  #upstreamsOf(targets: readonly UpstreamAddress[]): Upstream[] {
+    const found = new Set<Upstream>()
+    for (const target of targets) {
+      if (this.#parts.guard.isOurs(target)) continue
+      const key = keyOf(target)
+      const upstream = this.#upstreams.get(key) ?? new Upstream(target, this.#parts.clock)
+      this.#upstreams.set(key, upstream)
+      found.add(upstream)
+    }
+    return [...found]
+  }
+
+  #closeUnused(routes: readonly Route[]): void {
+    const used = new Set(routes.flatMap((route) => [...route.owners, ...route.defaults]))
+    for (const [key, upstream] of this.#upstreams) {
+      if (used.has(upstream)) continue
+      upstream.close()
+      this.#upstreams.delete(key)
+    }
+  }
+}
+
+const strictness: Readonly<Record<ScopeMode, number>> = { fanout: 0, 'prefer-service': 1, exclusive: 2 }
+
+function keyOf({ address, port, localAddress = '' }: UpstreamAddress): string {
+  return `${address} ${port} ${localAddress}`
+}
+
+function isNoProbe(): boolean {
+  return false
+}
+
+/** Building a table of them parses every suffix. */
+function checkScopes(scopes: readonly ScopeConfig[]): void {
+  new ScopeTable(scopes.map(({ suffix }) => ({ suffix, route: suffix })))
+  const many = scopes.find((scope) => scope.upstreams.length > upstreamsPerScopeMax)
+  if (!many) return
+  const what = isPrefix(many.suffix) ? 'prefix' : 'domain'
+  const message = `the ${what} ${many.suffix} has ${many.upstreams.length} servers, at most ${upstreamsPerScopeMax} are asked`
+  throw new NsmError('USAGE', message, `name at most ${upstreamsPerScopeMax} servers`)
+}

@@ -1,0 +1,87 @@
+import type { Server, Socket } from 'node:net'
+import type { Peer } from './resolver.ts'
+import { framed } from './tcp-ask.ts'
+import { read16 } from './wire.ts'
+
+/** Ours: clients over TCP at once; the next one is closed. [RFC 7766 6.2.2] */
+const connectionsMax = 64
+/** Ours: questions of one connection in flight; reading stops until one is answered. */
+const openQueriesMax = 16
+/** Ours: a connection that says nothing is closed. [RFC 7766 6.2.3] */
+const idleMs = 10_000
+/** Ours: no question is longer. */
+const messageMaxBytes = 4_096
+
+/** Serves DNS over TCP: pipelined questions, answers in any order, one write each. Gives the set of open clients. */
+export function serveTcp(
+  server: Server,
+  mayAsk: (remote: string) => boolean,
+  onQuery: (message: Uint8Array, peer: Peer) => void,
+): ReadonlySet<Socket> {
+  const clients = new Set<Socket>()
+  server.on('connection', (socket) => {
+    const { remoteAddress } = socket
+    if (clients.size >= connectionsMax || !remoteAddress || !mayAsk(remoteAddress)) return void socket.destroy()
+    clients.add(socket)
+    socket.on('close', () => clients.delete(socket))
+    socket.unref()
+    new TcpClient(socket, onQuery)
+  })
+  return clients
+}
+
+class TcpClient implements Peer {
+  readonly overTcp = true
+  readonly port: number
+  readonly #socket: Socket
+  readonly #onQuery: (message: Uint8Array, peer: Peer) => void
+  #received = Buffer.alloc(0)
+  #open = 0
+  #ended = false
+
+  constructor(socket: Socket, onQuery: (message: Uint8Array, peer: Peer) => void) {
+    this.#socket = socket
+    this.#onQuery = onQuery
+    this.port = socket.remotePort ?? 0
+    socket.setNoDelay(true)
+    socket.setTimeout(idleMs, () => socket.destroy())
+    socket.on('error', () => socket.destroy())
+    socket.on('data', (chunk) => {
+      this.#received = this.#received.length === 0 ? chunk : Buffer.concat([this.#received, chunk])
+      this.#read()
+    })
+    socket.on('end', () => {
+      this.#ended = true
+      this.#endWhenDone()
+    })
+  }
+
+  send(message: Uint8Array): void {
+    this.#open--
+    if (!this.#socket.writable) return
+    this.#socket.write(framed(message))
+    if (this.#open < openQueriesMax) this.#socket.resume()
+    this.#read()
+    this.#endWhenDone()
+  }
+
+  /** Takes whole messages; a length beyond the limit or below a header is a framing error. */
+  #read(): void {
+    while (this.#open < openQueriesMax && this.#received.length >= 2) {
+      const length = read16(this.#received, 0)
+      if (length > messageMaxBytes || length < 12) return void this.#socket.destroy()
+      if (this.#received.length < length + 2) return
+      const message = Buffer.from(this.#received.subarray(2, length + 2))
+      this.#received = this.#received.subarray(length + 2)
+      if ((message.readUInt16BE(2) & 0x8000) !== 0) return void this.#socket.destroy()
+      this.#open++
+      this.#onQuery(message, this)
+    }
+    if (this.#open >= openQueriesMax) this.#socket.pause()
+  }
+
+  /** A peer that closed its half still gets its answers. */
+  #endWhenDone(): void {
+    if (this.#ended && this.#open === 0) this.#socket.end()
+  }
+}
