@@ -1,0 +1,246 @@
+import type { Clock } from '../base/clock.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import type { NsmClient } from '../nsm/client.ts'
+import { type Driver, startDriver } from './driver.ts'
+import type { Journal } from './journal.ts'
+import type { State } from './lifecycle.ts'
+import { Link, type LinkPhase } from './link.ts'
+import type { Machine } from './machine.ts'
+import type { Names } from './names.ts'
+import type { ConnectionStore } from './store.ts'
+import { type ConnectionView, viewOf } from './view.ts'
+import { type NsmLease, serviceText, type Wanted } from './wanted.ts'
+
+/** Everything that all connections share. */
+export interface ConnectionsParts {
+  readonly machine: Machine
+  readonly names: Names
+  readonly store: ConnectionStore
+  readonly journal: Journal
+  readonly clock: Clock
+  readonly log: Log
+  /** A random number in [0, 1). */
+  readonly random: () => number
+  readonly onCount: (count: number) => void
+}
+
+/** The manager that a connection is asked from. */
+export interface ManagerSession {
+  readonly client: NsmClient
+  readonly address: string
+  readonly url: string
+}
+
+/** One `connect` of one service. */
+export interface ConnectCall {
+  readonly wanted: Wanted
+  /** Opened only when something has to be asked. */
+  readonly session: () => Promise<ManagerSession>
+  readonly progress: (phase: LinkPhase, state: 'started' | 'done', detail?: string) => void
+}
+
+/** The result of one `connect`; `isNew` is false when it was up before. */
+export interface Connected {
+  readonly view: ConnectionView
+  readonly isNew: boolean
+}
+
+interface Live {
+  readonly wanted: Wanted
+  readonly link: Link
+  readonly driver: Driver<NsmLease>
+  readonly connectionId: string
+  readonly managerUrl: string
+  readonly sinceMs: number
+  /** Who hears of the first connect's parts; later changes are nobody's progress. */
+  readonly listeners: Set<(state: State<NsmLease>) => void>
+}
+
+/** All live connections, at most one per service. */
+export class Connections {
+  readonly #parts: ConnectionsParts
+  readonly #live = new Map<string, Live>()
+  readonly #turns = new Map<string, Promise<unknown>>()
+
+  constructor(parts: ConnectionsParts) {
+    this.#parts = parts
+  }
+
+  /** Connects, or waits until what is there is up. One at a time per service; a failure leaves nothing behind. */
+  connect(call: ConnectCall, signal: AbortSignal): Promise<Connected> {
+    return new Promise((resolve, reject) => {
+      // Who only waits for another's turn may leave at once; who has begun leaves when everything is undone.
+      const giveUp = () => reject(toNsmError(signal.reason))
+      signal.addEventListener('abort', giveUp, { once: true })
+      const begin = () => {
+        signal.removeEventListener('abort', giveUp)
+        return this.#connectNow(call, signal)
+      }
+      this.#inTurn(serviceText(call.wanted), begin).then(resolve, reject)
+    })
+  }
+
+  /** Closes the named services, all without names; gives those that were there. */
+  async disconnect(services: readonly string[], force: boolean): Promise<string[]> {
+    const names = services.length > 0 ? [...services] : [...new Set([...this.#live.keys(), ...this.#turns.keys()])]
+    const closed = await Promise.all(names.map((name) => this.#disconnectOne(name, force)))
+    return closed.flat()
+  }
+
+  /** Describes every connection. */
+  views(): Promise<ConnectionView[]> {
+    return Promise.all([...this.#live.values()].map((live) => this.#view(live)))
+  }
+
+  /** Closes everything, also what is being connected, and resolves when it is undone. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#live.values()].map((live) => live.driver.close(ending())))
+    await this.#parts.store.flush()
+  }
+
+  async #connectNow(call: ConnectCall, signal: AbortSignal): Promise<Connected> {
+    if (signal.aborted) throw toNsmError(signal.reason)
+    const live = this.#live.get(serviceText(call.wanted))
+    if (live && !asksForMore(call.wanted, live.wanted)) {
+      await untilUp(live, signal)
+      return { view: await this.#view(live), isNew: false }
+    }
+    if (live) await this.#close(live, false)
+    const started = await this.#start(call, signal)
+    return { view: await this.#view(started), isNew: true }
+  }
+
+  /** Does not wait for a connect that is under way: it ends it. */
+  async #disconnectOne(name: string, force: boolean): Promise<string[]> {
+    const live = this.#live.get(name)
+    if (!live) return []
+    await this.#close(live, force)
+    return [name]
+  }
+
+  async #start(call: ConnectCall, signal: AbortSignal): Promise<Live> {
+    const session = await call.session()
+    if (signal.aborted) throw toNsmError(signal.reason)
+    const live = this.#open(call, session)
+    const abort = () => void live.driver.close(toNsmError(signal.reason))
+    signal.addEventListener('abort', abort, { once: true })
+    try {
+      const state = await live.driver.settled()
+      if (state.kind !== 'closed') return live
+      await live.driver.close()
+      throw state.why ?? ending()
+    } finally {
+      signal.removeEventListener('abort', abort)
+    }
+  }
+
+  #open(call: ConnectCall, session: ManagerSession): Live {
+    const { clock, log, random, onCount } = this.#parts
+    const service = serviceText(call.wanted)
+    const link = new Link({
+      ...this.#parts,
+      wanted: call.wanted,
+      client: session.client,
+      manager: session,
+      others: () => this.#others(service),
+      progress: call.progress,
+    })
+    const listeners: Live['listeners'] = new Set()
+    const onState = (state: State<NsmLease>) => {
+      for (const listener of [...listeners]) listener(state)
+    }
+    const driver = startDriver<NsmLease>({ actions: link, clock, log, random, onState })
+    const { connectionId } = this.#parts.store.get(service)
+    const live = {
+      wanted: call.wanted,
+      link,
+      driver,
+      connectionId,
+      managerUrl: session.url,
+      sinceMs: clock.wallMs(),
+      listeners,
+    }
+    this.#live.set(service, live)
+    onCount(this.#live.size)
+    void driver.closed.then(() => {
+      if (this.#live.get(service) === live) this.#live.delete(service)
+      onCount(this.#live.size)
+    })
+    return live
+  }
+
+  #close(live: Live, force: boolean): Promise<void> {
+    return live.driver.close(disconnected(), force)
+  }
+
+  #others(service: string) {
+    return [...this.#live.entries()]
+      .filter(([name]) => name !== service)
+      .map(([name, { link }]) => ({ service: name, interfaceName: link.interfaceName, prefixes: link.prefixes }))
+  }
+
+  #view(live: Live): Promise<ConnectionView> {
+    return viewOf({ ...live, state: live.driver.state() })
+  }
+
+  /** The calls of one service follow each other, whatever became of the one before. */
+  #inTurn<T>(service: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#turns.get(service) ?? Promise.resolve()
+    const mine = before.then(work)
+    const settled = mine.then(
+      () => {},
+      () => {},
+    )
+    this.#turns.set(service, settled)
+    void settled.then(() => {
+      if (this.#turns.get(service) === settled) this.#turns.delete(service)
+    })
+    return mine
+  }
+}
+
+/** True when a repeated connect names something that the running connection does not have; what it leaves out stays. */
+export function asksForMore(wanted: Wanted, running: Wanted): boolean {
+  const differs = (a: unknown, b: unknown) => JSON.stringify(a) !== JSON.stringify(b)
+  return (
+    (wanted.interfaceName !== undefined && wanted.interfaceName !== running.interfaceName) ||
+    (wanted.mtuBytes !== undefined && wanted.mtuBytes !== running.mtuBytes) ||
+    (wanted.dnsMode !== 'fanout' && wanted.dnsMode !== running.dnsMode) ||
+    (wanted.dns === 'off' && running.dns !== 'off') ||
+    (Object.keys(wanted.labels).length > 0 && differs(wanted.labels, running.labels)) ||
+    (['allowPrefixes', 'excludePrefixes', 'allowDomains'] as const).some(
+      (list) => wanted[list].length > 0 && differs(wanted[list], running[list]),
+    )
+  )
+}
+
+function untilUp(live: Live, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      live.listeners.delete(look)
+      signal.removeEventListener('abort', abort)
+    }
+    const abort = () => {
+      stop()
+      reject(toNsmError(signal.reason))
+    }
+    const look = (state: State<NsmLease>) => {
+      if (state.kind !== 'up' && state.kind !== 'closed') return
+      stop()
+      if (state.kind === 'up') resolve()
+      else reject(state.why ?? ending())
+    }
+    live.listeners.add(look)
+    signal.addEventListener('abort', abort, { once: true })
+    look(live.driver.state())
+  })
+}
+
+function disconnected(): NsmError {
+  return new NsmError('LOST', 'the service was disconnected', '`nsm connect` joins it again')
+}
+
+function ending(): NsmError {
+  return new NsmError('LOST', 'the background process ends', '`nsm connect` starts it again')
+}

@@ -1,0 +1,264 @@
+import type { NsmError } from '../base/errors.ts'
+
+/*
+ *              accepted, applied                    refresh due: request, same state
+ *  requesting ------------------> up <------------------------------------------.
+ *    |    ^ |                      | monitor lost, DOWN, refresh failed,         |
+ *    |    '-' failed, can be       | path silent, tunnel died                    |
+ *    |        tried again          v                                             |
+ *    |                          healing ---- accepted, applied ------------------'
+ *    |                           |   ^ | failed: back-off, then again
+ *    | failed for good           |   '-'
+ *    v                           v close
+ *  closed <--- close from anywhere                                (closed is final)
+ */
+
+/** What the manager granted; `request.ts` makes it from an NSM connection. */
+export interface Lease {
+  /** Wall clock at which to refresh, milliseconds since the Unix epoch [nsm-protocol 4.6]. */
+  readonly refreshAtMs: number
+}
+
+/** What a request is for: `renew` asks for the same connection, `reselect` for any endpoint [nsm-protocol 4.9]. */
+export type Purpose = 'first' | 'refresh' | 'renew' | 'reselect'
+
+/** Where a connection is; each state holds only what is true in it. */
+export type State<L extends Lease> =
+  | { readonly kind: 'requesting'; readonly attempt: number; readonly lease?: L }
+  | Up<L>
+  | Healing<L>
+  | { readonly kind: 'closed'; readonly why?: NsmError }
+
+/** Usable. */
+export interface Up<L extends Lease> {
+  readonly kind: 'up'
+  readonly lease: L
+  /** When it became usable, milliseconds since the Unix epoch. */
+  readonly sinceMs: number
+  /** How often in a row it healed and was soon lost again. */
+  readonly flaps: number
+  /** Why the last refresh was not taken over. */
+  readonly error?: NsmError
+}
+
+/** Was up; asks again until it is. */
+export interface Healing<L extends Lease> {
+  readonly kind: 'healing'
+  readonly lease: L
+  readonly attempt: number
+  readonly purpose: 'renew' | 'reselect'
+  readonly flaps: number
+  readonly error?: NsmError
+}
+
+/** What can happen to a connection. */
+export type Event<L extends Lease> =
+  | { readonly kind: 'start' }
+  /** The manager answered and the answer is within our bounds. */
+  | { readonly kind: 'accepted'; readonly lease: L }
+  /** The manager answered, but outside our bounds; `lease` is what must be closed. */
+  | { readonly kind: 'out-of-bounds'; readonly lease: L; readonly error: NsmError }
+  /** Tunnel, routes and names of the last accepted lease are in place. */
+  | { readonly kind: 'applied' }
+  /** They could not be put in place. */
+  | { readonly kind: 'not-applied'; readonly error: NsmError }
+  /** The request failed; `retry` says whether the same request may succeed later. */
+  | { readonly kind: 'failed'; readonly error: NsmError; readonly retry: boolean }
+  /** The timer ran out. */
+  | { readonly kind: 'due' }
+  /** The manager's event stream ended, or the path is silent, or the tunnel died. */
+  | { readonly kind: 'lost'; readonly error: NsmError }
+  /** The manager says that the connection is down or deleted. */
+  | { readonly kind: 'down'; readonly error: NsmError }
+  /** The manager asks for a refresh now. */
+  | { readonly kind: 'refresh-asked' }
+  | { readonly kind: 'close'; readonly why?: NsmError }
+
+/** What the driver must do. */
+export type Effect<L extends Lease> =
+  | { readonly kind: 'request'; readonly purpose: Purpose; readonly lease?: L }
+  | { readonly kind: 'apply'; readonly lease: L }
+  /** Replaces the one timer of the connection. */
+  | { readonly kind: 'timer'; readonly delayMs: number }
+  /** Watches the manager's events, the tunnel and the path until `unwatch`. */
+  | { readonly kind: 'watch'; readonly lease: L }
+  | { readonly kind: 'unwatch' }
+  /** Undoes every change to the machine and closes the lease at the manager. */
+  | { readonly kind: 'teardown'; readonly lease?: L }
+  /** Closes a lease at the manager and nothing else. */
+  | { readonly kind: 'release'; readonly lease: L }
+
+/** The next state and what to do. */
+export interface Step<L extends Lease> {
+  readonly next: State<L>
+  readonly effects: readonly Effect<L>[]
+}
+
+/** Time and chance of one step. */
+export interface Moment {
+  /** Wall clock, milliseconds since the Unix epoch. */
+  readonly nowMs: number
+  /** A random number in [0, 1): spreads the retries of many clients. */
+  readonly jitter: number
+}
+
+/** Ours: first wait between two tries. */
+export const backoffMinMs = 200
+/** Ours: longest wait between two tries. */
+export const backoffMaxMs = 5_000
+/** Ours: a lease that asks for a refresh at once is refreshed at most this often. */
+export const refreshMinMs = 1_000
+/** Ours: a connection that was up for this long did not flap, and is healed without a wait. */
+export const steadyMs = 10_000
+
+/** The state before the first event. */
+export function initialState<L extends Lease>(): State<L> {
+  return { kind: 'requesting', attempt: 0 }
+}
+
+/** Moves a connection by one event. Pure: the driver runs the effects. */
+export function step<L extends Lease>(state: State<L>, event: Event<L>, moment: Moment): Step<L> {
+  if (state.kind === 'closed') return inClosed(state, event)
+  if (event.kind === 'close') return closed(event.why, state.lease)
+  if (state.kind === 'requesting') return inRequesting(state, event, moment)
+  if (state.kind === 'up') return inUp(state, event, moment)
+  return inHealing(state, event, moment)
+}
+
+/** Milliseconds before try number `attempt` (0 = the first retry): doubles, capped, between half and the whole. */
+export function backoffMs(attempt: number, jitter: number): number {
+  const wholeMs = Math.min(backoffMaxMs, 2 * backoffMinMs * 2 ** Math.min(attempt, 10))
+  return Math.max(backoffMinMs, wholeMs * (0.5 + jitter / 2))
+}
+
+type Of<L extends Lease, K extends State<L>['kind']> = Extract<State<L>, { readonly kind: K }>
+
+function inRequesting<L extends Lease>(state: Of<L, 'requesting'>, event: Event<L>, moment: Moment): Step<L> {
+  switch (event.kind) {
+    case 'start':
+    case 'due':
+      return state.lease ? stay(state) : { next: state, effects: [{ kind: 'request', purpose: 'first' }] }
+    case 'accepted':
+      return { next: { ...state, lease: event.lease }, effects: [{ kind: 'apply', lease: event.lease }] }
+    case 'applied':
+      return state.lease ? up(state.lease, 0, moment) : stay(state)
+    case 'failed':
+      if (!event.retry) return closed(event.error, state.lease)
+      return {
+        next: { ...state, attempt: state.attempt + 1 },
+        effects: [{ kind: 'timer', delayMs: backoffMs(state.attempt, moment.jitter) }],
+      }
+    case 'out-of-bounds':
+      return closed(event.error, event.lease)
+    case 'not-applied':
+    case 'lost':
+    case 'down':
+      return closed(event.error, state.lease)
+    default:
+      return stay(state)
+  }
+}
+
+function inUp<L extends Lease>(state: Of<L, 'up'>, event: Event<L>, moment: Moment): Step<L> {
+  switch (event.kind) {
+    case 'due':
+    case 'refresh-asked':
+      return { next: state, effects: [{ kind: 'request', purpose: 'refresh', lease: state.lease }] }
+    case 'accepted':
+      return {
+        next: { kind: 'up', lease: event.lease, sinceMs: state.sinceMs, flaps: state.flaps },
+        effects: [
+          { kind: 'apply', lease: event.lease },
+          { kind: 'timer', delayMs: refreshDelayOf(event.lease, moment) },
+        ],
+      }
+    // The old lease stays in force: a refresh may not widen what was agreed [security E11].
+    case 'out-of-bounds':
+      return {
+        next: { ...state, error: event.error },
+        effects: [{ kind: 'timer', delayMs: Math.max(backoffMaxMs, refreshDelayOf(event.lease, moment)) }],
+      }
+    case 'failed':
+      return heal(state, { purpose: event.retry ? 'renew' : 'reselect', error: event.error }, moment)
+    case 'not-applied':
+    case 'lost':
+      return heal(state, { purpose: 'renew', error: event.error }, moment)
+    case 'down':
+      return heal(state, { purpose: 'reselect', error: event.error }, moment)
+    default:
+      return stay(state)
+  }
+}
+
+function inHealing<L extends Lease>(state: Healing<L>, event: Event<L>, moment: Moment): Step<L> {
+  switch (event.kind) {
+    case 'due':
+      return { next: state, effects: [{ kind: 'request', purpose: state.purpose, lease: state.lease }] }
+    case 'accepted':
+      return { next: { ...state, lease: event.lease }, effects: [{ kind: 'apply', lease: event.lease }] }
+    case 'applied':
+      return up(state.lease, state.flaps + 1, moment)
+    case 'out-of-bounds':
+      return again(state, { purpose: 'reselect', error: event.error }, moment)
+    case 'failed':
+      return again(state, { purpose: event.retry ? state.purpose : 'reselect', error: event.error }, moment)
+    case 'not-applied':
+      return again(state, { purpose: state.purpose, error: event.error }, moment)
+    // A death during healing costs the answer that is under way nothing: the next try finds the same state.
+    default:
+      return stay(state)
+  }
+}
+
+/** A late answer belongs to nobody: give it back. */
+function inClosed<L extends Lease>(state: Of<L, 'closed'>, event: Event<L>): Step<L> {
+  const late = event.kind === 'accepted' || event.kind === 'out-of-bounds'
+  return { next: state, effects: late ? [{ kind: 'release', lease: event.lease }] : [] }
+}
+
+function up<L extends Lease>(lease: L, flaps: number, moment: Moment): Step<L> {
+  return {
+    next: { kind: 'up', lease, sinceMs: moment.nowMs, flaps },
+    effects: [
+      { kind: 'watch', lease },
+      { kind: 'timer', delayMs: refreshDelayOf(lease, moment) },
+    ],
+  }
+}
+
+/** How a connection is asked for again, and why. */
+interface Cure {
+  readonly purpose: Healing<Lease>['purpose']
+  readonly error: NsmError
+}
+
+/** At once for a connection that was steady; with back-off for one that is lost as soon as it is healed. */
+function heal<L extends Lease>(state: Up<L>, cure: Cure, moment: Moment): Step<L> {
+  const flaps = moment.nowMs - state.sinceMs >= steadyMs ? 0 : state.flaps
+  return {
+    next: { kind: 'healing', lease: state.lease, attempt: 0, flaps, ...cure },
+    effects: [{ kind: 'unwatch' }, { kind: 'timer', delayMs: flaps === 0 ? 0 : backoffMs(flaps - 1, moment.jitter) }],
+  }
+}
+
+function again<L extends Lease>(state: Healing<L>, cure: Cure, moment: Moment): Step<L> {
+  return {
+    next: { ...state, ...cure, attempt: state.attempt + 1 },
+    effects: [{ kind: 'timer', delayMs: backoffMs(state.attempt, moment.jitter) }],
+  }
+}
+
+function closed<L extends Lease>(why: NsmError | undefined, lease: L | undefined): Step<L> {
+  return {
+    next: why ? { kind: 'closed', why } : { kind: 'closed' },
+    effects: [{ kind: 'unwatch' }, lease ? { kind: 'teardown', lease } : { kind: 'teardown' }],
+  }
+}
+
+function stay<L extends Lease>(state: State<L>): Step<L> {
+  return { next: state, effects: [] }
+}
+
+function refreshDelayOf(lease: Lease, moment: Moment): number {
+  return Math.max(refreshMinMs, lease.refreshAtMs - moment.nowMs)
+}

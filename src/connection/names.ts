@@ -1,0 +1,129 @@
+import type { Clock } from '../base/clock.ts'
+import type { Log } from '../base/log.ts'
+import type { Settings } from '../base/settings.ts'
+import { type Dns, type DnsStatus, listenCandidates, openDns, type ScopeConfig } from '../dns/dns.ts'
+import { installSystemDns, readSystemUpstreams, type SystemDns } from '../dns/os/open.ts'
+import { resolverJournalPath } from './journal.ts'
+
+/** The resolver and its place in the system, for all connections together. */
+export interface Names {
+  /** The resolvers in use on this machine, ours not among them. */
+  upstreams(): Promise<readonly { readonly address: string; readonly port: number }[]>
+  /** Opens the listener ahead of the first `attach`; errors show there. */
+  prepare(): void
+  /** Serves a connection's scopes; the first one makes the system ask us. */
+  attach(owner: string, names: AttachedNames): Promise<void>
+  /** Takes them away; with the last one the system's resolver is as before. */
+  detach(owner: string): Promise<void>
+  /** Undefined while nothing is attached. */
+  status(): (DnsStatus & { readonly listening: string }) | undefined
+  close(): Promise<void>
+}
+
+/** What a connection wants served. */
+export interface AttachedNames {
+  readonly scopes: readonly ScopeConfig[]
+  readonly searchDomains: readonly string[]
+}
+
+/** The functions of `dns/`, so that tests can stand in for them. */
+export interface NamesParts {
+  readonly settings: Pick<Settings, 'stateDir' | 'resolvConf'>
+  readonly clock: Clock
+  readonly log: Log
+  readonly openDns?: typeof openDns
+  readonly readSystemUpstreams?: typeof readSystemUpstreams
+  readonly installSystemDns?: typeof installSystemDns
+}
+
+/** Changes are made one after the other: two connections never install or restore at the same time. */
+export function createNames(parts: NamesParts): Names {
+  const names = new SystemNames(parts)
+  let last: Promise<unknown> = Promise.resolve()
+  const inTurn = <T>(change: () => Promise<T>): Promise<T> => {
+    const mine = last.then(change)
+    last = mine.catch(() => {})
+    return mine
+  }
+  return {
+    upstreams: () => names.upstreams(),
+    prepare: () => void inTurn(() => names.open()).catch(() => {}),
+    attach: (owner, attached) => inTurn(() => names.attach(owner, attached)),
+    detach: (owner) => inTurn(() => names.detach(owner)),
+    status: () => names.status(),
+    close: () => inTurn(() => names.closeAll()),
+  }
+}
+
+class SystemNames {
+  readonly #parts: NamesParts
+  readonly #attached = new Map<string, AttachedNames>()
+  #dns: Dns | undefined
+  #system: SystemDns | undefined
+
+  constructor(parts: NamesParts) {
+    this.#parts = parts
+  }
+
+  async upstreams(): Promise<readonly { readonly address: string; readonly port: number }[]> {
+    if (this.#system) return this.#system.previousUpstreams
+    const read = this.#parts.readSystemUpstreams ?? readSystemUpstreams
+    return (await read(this.#parts.settings.resolvConf)).upstreams
+  }
+
+  async open(): Promise<Dns> {
+    if (this.#dns) return this.#dns
+    const { clock, log } = this.#parts
+    const open = this.#parts.openDns ?? openDns
+    this.#dns = await open({ clock, log, listen: listenCandidates, defaultUpstreams: await this.upstreams() })
+    return this.#dns
+  }
+
+  async attach(owner: string, attached: AttachedNames): Promise<void> {
+    const dns = await this.open()
+    dns.setScopes(owner, attached.scopes)
+    this.#attached.set(owner, attached)
+    if (this.#system) return this.#system.update({ searchDomains: this.#searchDomains() })
+    const { settings, log } = this.#parts
+    const install = this.#parts.installSystemDns ?? installSystemDns
+    this.#system = await install({
+      resolvConf: settings.resolvConf,
+      journalPath: resolverJournalPath(settings.stateDir),
+      listener: dns.listening,
+      searchDomains: this.#searchDomains(),
+      log,
+    })
+    dns.setDefaultUpstreams(this.#system.previousUpstreams)
+  }
+
+  async detach(owner: string): Promise<void> {
+    if (!this.#attached.delete(owner)) return
+    if (this.#attached.size === 0) return this.closeAll()
+    this.#dns?.removeOwner(owner)
+    await this.#system?.update({ searchDomains: this.#searchDomains() })
+  }
+
+  /** The system first, so that nobody asks a resolver that is gone. */
+  async closeAll(): Promise<void> {
+    const { restore } = this.#system ?? {}
+    this.#system = undefined
+    const dns = this.#dns
+    this.#dns = undefined
+    this.#attached.clear()
+    try {
+      await restore?.()
+    } finally {
+      await dns?.close()
+    }
+  }
+
+  status(): (DnsStatus & { readonly listening: string }) | undefined {
+    if (!this.#dns || this.#attached.size === 0) return undefined
+    const { address, port } = this.#dns.listening
+    return { ...this.#dns.status(), listening: `${address}:${port}` }
+  }
+
+  #searchDomains(): string[] {
+    return [...new Set([...this.#attached.values()].flatMap(({ searchDomains }) => searchDomains))]
+  }
+}

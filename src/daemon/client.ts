@@ -1,0 +1,94 @@
+import { NsmError } from '../base/errors.ts'
+import type { Settings } from '../base/settings.ts'
+import type { JsonObject } from './json-lines.ts'
+import { socketPath } from './paths.ts'
+import type {
+  ConnectResult,
+  DaemonApi,
+  DisconnectResult,
+  ListResult,
+  ProgressStep,
+  StatusResult,
+  VersionResult,
+} from './protocol.ts'
+import { connectRpc, type RpcClient } from './rpc-client.ts'
+import { startDaemon } from './start.ts'
+
+/** The background process over its socket; `close` ends the connection, not the process. */
+export type DaemonClient = DaemonApi & { close(): Promise<void> }
+
+/** Ours: a process that was about to end when we came is started anew, and once more. */
+const startsMax = 3
+
+/** Connects to the background process; with `start`, starts one first when none runs; else throws `UNREACHABLE`. */
+export async function connectDaemon(settings: Settings, options: { readonly start: boolean }): Promise<DaemonClient> {
+  for (let starts = 0; ; starts++) {
+    try {
+      return await greet(await connectRpc(socketPath(settings)))
+    } catch (error) {
+      const isAbsent = error instanceof NsmError && error.code === 'UNREACHABLE'
+      if (!isAbsent || !options.start || starts >= startsMax) throw error
+    }
+    await startDaemon(settings)
+  }
+}
+
+/** A process that is just ending accepts a connection but answers nothing: the first question finds out. */
+async function greet(rpc: RpcClient): Promise<DaemonClient> {
+  await rpc.call('version', {})
+  return createClient(rpc)
+}
+
+function createClient(rpc: RpcClient): DaemonClient {
+  const note = (progress: (step: ProgressStep) => void) => (message: JsonObject) => {
+    if (isProgressStep(message)) progress(message)
+  }
+  return {
+    connect: async (request, progress, signal) =>
+      expectResult(await rpc.call('connect', request, { note: note(progress), signal }), isConnectResult),
+    disconnect: async (request, signal) =>
+      expectResult(await rpc.call('disconnect', request, { signal }), isDisconnectResult),
+    status: async () => expectResult(await rpc.call('status', {}), isStatusResult),
+    list: async (request, signal) => expectResult(await rpc.call('list', request, { signal }), isListResult),
+    version: async () => expectResult(await rpc.call('version', {}), isVersionResult),
+    close: () => rpc.close(),
+  }
+}
+
+/** Both sides are the same program; `apiVersion` tells when they are not of the same version. */
+function expectResult<T>(value: JsonObject, isResult: (value: unknown) => value is T): T {
+  if (isResult(value)) return value
+  throw new NsmError(
+    'USAGE',
+    'the background process is of another version',
+    'run `nsm disconnect`, so that it ends, and try again',
+  )
+}
+
+function hasVersion(value: unknown, apiVersion: string): boolean {
+  return typeof value === 'object' && value !== null && 'apiVersion' in value && value.apiVersion === apiVersion
+}
+
+function isConnectResult(value: unknown): value is ConnectResult {
+  return hasVersion(value, 'nsm/connect/v1')
+}
+
+function isDisconnectResult(value: unknown): value is DisconnectResult {
+  return hasVersion(value, 'nsm/disconnect/v1')
+}
+
+function isStatusResult(value: unknown): value is StatusResult {
+  return hasVersion(value, 'nsm/status/v1')
+}
+
+function isListResult(value: unknown): value is ListResult {
+  return hasVersion(value, 'nsm/list/v1')
+}
+
+function isVersionResult(value: unknown): value is VersionResult {
+  return typeof value === 'object' && value !== null && 'version' in value && 'pid' in value
+}
+
+function isProgressStep(value: unknown): value is ProgressStep {
+  return typeof value === 'object' && value !== null && 'phase' in value && 'state' in value && 'elapsedMs' in value
+}

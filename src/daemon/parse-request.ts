@@ -1,0 +1,139 @@
+import { NsmError } from '../base/errors.ts'
+import { parsePrefix } from '../base/ip.ts'
+import { isJsonObject, type JsonObject } from './json-lines.ts'
+import type { ConnectRequest, DisconnectRequest, DnsMode, ListRequest, SvidText } from './protocol.ts'
+
+/* The border of the background process: what comes in is checked once, unknown keys are refused [security X4]. */
+
+/** Reads the parameters of `connect`; throws `USAGE` naming the one that cannot be understood. */
+export function parseConnectRequest(value: unknown): ConnectRequest {
+  const object = objectWith(value, [
+    'services',
+    'joinString',
+    'manager',
+    'svidFiles',
+    'labels',
+    'interfaceName',
+    'mtuBytes',
+    'allowPrefixes',
+    'excludePrefixes',
+    'allowDomains',
+    'dnsMode',
+    'dns',
+    'timeoutMs',
+    'name',
+  ])
+  const optional = {
+    joinString: optionalText(object, 'joinString'),
+    manager: optionalText(object, 'manager'),
+    svidFiles: optionalSvid(object),
+    interfaceName: optionalText(object, 'interfaceName'),
+    mtuBytes: object['mtuBytes'] === undefined ? undefined : integer(object, 'mtuBytes', mtuMaxBytes),
+    allowDomains: object['allowDomains'] === undefined ? undefined : texts(object, 'allowDomains'),
+    name: optionalText(object, 'name'),
+  }
+  return {
+    ...present(optional),
+    services: texts(object, 'services'),
+    labels: labelsOf(object),
+    allowPrefixes: prefixes(object, 'allowPrefixes'),
+    excludePrefixes: prefixes(object, 'excludePrefixes'),
+    dnsMode: oneOf<DnsMode>(object, 'dnsMode', ['fanout', 'prefer-service', 'exclusive']),
+    dns: oneOf<'auto' | 'off'>(object, 'dns', ['auto', 'off']),
+    timeoutMs: integer(object, 'timeoutMs', timeoutMaxMs),
+  }
+}
+
+/** Reads the parameters of `disconnect`; throws `USAGE`. */
+export function parseDisconnectRequest(value: unknown): DisconnectRequest {
+  const object = objectWith(value, ['services', 'force'])
+  if (typeof object['force'] !== 'boolean') throw fault('force', 'is true or false')
+  return { services: texts(object, 'services'), force: object['force'] }
+}
+
+/** Reads the parameters of `list`; throws `USAGE`. */
+export function parseListRequest(value: unknown): ListRequest {
+  const object = objectWith(value, ['pattern'])
+  return present({ pattern: optionalText(object, 'pattern') })
+}
+
+/** Ours: a day; a wait that is longer is a mistake. */
+const timeoutMaxMs = 86_400_000
+/** Ours: more entries in one list are a mistake. */
+const entriesMax = 128
+/** Ours: a join file or a PEM bundle is smaller. */
+const textMaxCharacters = 256 * 1024
+/** [IEEE 802.3] Jumbo frames end here. */
+const mtuMaxBytes = 9_216
+
+function objectWith(value: unknown, keys: readonly string[]): JsonObject {
+  if (!isJsonObject(value)) throw fault('parameters', 'are a JSON object')
+  const unknownKey = Object.keys(value).find((key) => !keys.includes(key))
+  if (unknownKey !== undefined) throw fault(unknownKey.slice(0, 64), 'is not known')
+  return value
+}
+
+function text(value: unknown, name: string): string {
+  if (typeof value !== 'string' || value.length > textMaxCharacters) throw fault(name, 'is a text')
+  return value
+}
+
+function optionalText(object: JsonObject, name: string): string | undefined {
+  return object[name] === undefined ? undefined : text(object[name], name)
+}
+
+function texts(object: JsonObject, name: string): readonly string[] {
+  const value = object[name]
+  if (!Array.isArray(value) || value.length > entriesMax) throw fault(name, `is a list of at most ${entriesMax} texts`)
+  return value.map((entry) => text(entry, name))
+}
+
+function prefixes(object: JsonObject, name: string): readonly string[] {
+  const list = texts(object, name)
+  for (const entry of list) parsePrefix(entry)
+  return list
+}
+
+function integer(object: JsonObject, name: string, max: number): number {
+  const value = object[name]
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > max) {
+    throw fault(name, `is a whole number from 1 to ${max}`)
+  }
+  return value
+}
+
+function oneOf<T extends string>(object: JsonObject, name: string, values: readonly T[]): T {
+  const found = values.find((value) => value === object[name])
+  if (found === undefined) throw fault(name, `is one of ${values.join(', ')}`)
+  return found
+}
+
+function labelsOf(object: JsonObject): Readonly<Record<string, string>> {
+  const value = object['labels']
+  if (!isJsonObject(value) || Object.keys(value).length > entriesMax) throw fault('labels', 'are pairs of texts')
+  return Object.fromEntries(
+    Object.entries(value).map(([key, entry]) => [key, text(entry, `label ${key.slice(0, 64)}`)]),
+  )
+}
+
+function optionalSvid(object: JsonObject): SvidText | undefined {
+  if (object['svidFiles'] === undefined) return undefined
+  const svid = objectWith(object['svidFiles'], ['svidPem', 'keyPem', 'bundlePem'])
+  return {
+    svidPem: text(svid['svidPem'], 'svidPem'),
+    keyPem: text(svid['keyPem'], 'keyPem'),
+    bundlePem: text(svid['bundlePem'], 'bundlePem'),
+  }
+}
+
+type Present<T> = { readonly [K in keyof T]?: Exclude<T[K], undefined> }
+
+/** Leaves out what is undefined, so that an absent value is absent. */
+function present<T extends object>(values: T): Present<T>
+function present(values: object): object {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined))
+}
+
+function fault(name: string, what: string): NsmError {
+  return new NsmError('USAGE', `request: ${name} ${what}`, 'see `nsm connect --help`')
+}

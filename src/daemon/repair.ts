@@ -1,0 +1,41 @@
+import { makePrivateDir } from '../base/files.ts'
+import type { Log } from '../base/log.ts'
+import type { Settings } from '../base/settings.ts'
+import { clearJournal, readJournal, resolverJournalPath } from '../connection/journal.ts'
+import { repairSystemDns } from '../dns/os/open.ts'
+import { takeLock } from './lock.ts'
+import { lockPath } from './paths.ts'
+
+/** What was put back, in words. */
+export interface Repaired {
+  readonly repaired: readonly string[]
+}
+
+/** Takes back what a killed background process left; does nothing while one runs. */
+export async function repairMachine(settings: Settings, log: Log): Promise<Repaired> {
+  await makePrivateDir(settings.runtimeDir, process.getuid?.() === 0 ? 0o755 : 0o700)
+  const lock = takeLock(lockPath(settings))
+  if (!lock) return { repaired: [] }
+  try {
+    return await repairLeftovers(settings, log)
+  } finally {
+    lock.release()
+  }
+}
+
+/**
+ * The same for the holder of the lock. Interfaces and their routes went with the process that had them open: an interface
+ * of a remembered name belongs to somebody else by now, and only the journal is cleared.
+ */
+export async function repairLeftovers(settings: Settings, log: Log): Promise<Repaired> {
+  const interfaceNames = await readJournal(settings.stateDir)
+  if (interfaceNames.length > 0) await clearJournal(settings.stateDir)
+  const resolver = await repairSystemDns({ journalPath: resolverJournalPath(settings.stateDir), log })
+  const repaired = [
+    ...interfaceNames.map((name) => `interface ${name} forgotten`),
+    ...(resolver === 'restored' ? [`${settings.resolvConf} restored`] : []),
+    ...(resolver === 'left' ? [`${settings.resolvConf} was changed by another program and left alone`] : []),
+  ]
+  if (repaired.length > 0) log.info('the machine was repaired', { what: repaired.join('; ') })
+  return { repaired }
+}

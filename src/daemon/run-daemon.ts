@@ -1,0 +1,163 @@
+import { closeSync, writeSync } from 'node:fs'
+import { watch } from 'node:fs/promises'
+import { flushCompileCache } from 'node:module'
+import { systemClock } from '../base/clock.ts'
+import { toNsmError } from '../base/errors.ts'
+import { makePrivateDir } from '../base/files.ts'
+import { createLog, type Log } from '../base/log.ts'
+import type { Settings } from '../base/settings.ts'
+import { daemonMethods, guardedMethods } from './daemon-methods.ts'
+import { createIdleTimer } from './idle-timer.ts'
+import { type Lock, takeLock } from './lock.ts'
+import { lockPath, socketPath } from './paths.ts'
+import { repairLeftovers } from './repair.ts'
+import { connectRpc } from './rpc-client.ts'
+import { type RpcServer, startRpcServer } from './rpc-server.ts'
+import { type Runtime, startRuntime } from './runtime.ts'
+import { readyDescriptor } from './start.ts'
+
+/** Ours: a process with nothing to hold ends after this long without a caller. */
+const idleGraceMs = 5_000
+/** Ours: a signal ends everything within this time, whatever hangs. */
+const shutdownMaxMs = 2_800
+
+/** Runs the background process until it is idle or told to end; says on the pipe when it can be used. */
+export async function runDaemon(settings: Settings): Promise<void> {
+  const log = daemonLog(settings)
+  try {
+    const parts = await open(settings, log)
+    if (!parts) {
+      await untilListening(settings)
+      return tellParent({ ready: true })
+    }
+    endOnSignals(parts, log)
+    tellParent({ ready: true })
+    // A process that is killed later has then still spared the next one the work.
+    flushCompileCache()
+    log.info('background process started', { pid: process.pid })
+  } catch (thrown) {
+    const error = toNsmError(thrown)
+    log.error('background process cannot start', { code: error.code, reason: error.message })
+    tellParent({ error: error.toData() })
+    process.exitCode = error.exitCode
+  }
+}
+
+interface Parts {
+  readonly lock: Lock
+  readonly runtime: Runtime
+  readonly server: RpcServer
+  readonly ended: { shutdown: (why: string) => Promise<void> }
+}
+
+/** Undefined when another process already serves this runtime directory. */
+async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
+  await makePrivateDir(settings.runtimeDir, process.getuid?.() === 0 ? 0o755 : 0o700)
+  const lock = takeLock(lockPath(settings))
+  if (!lock) return undefined
+  await repairLeftovers(settings, log)
+  const ended = { shutdown: async (_why: string) => {} }
+  const idle = createIdleTimer({ clock: keepingClock, graceMs: idleGraceMs, onIdle: () => void ended.shutdown('idle') })
+  const runtime = await startRuntime({
+    settings,
+    clock: systemClock,
+    log,
+    onCount: (count) => idle.set('connections', count),
+  })
+  const server = await startRpcServer({
+    path: socketPath(settings),
+    methods: daemonMethods(runtime),
+    guarded: guardedMethods,
+    clock: systemClock,
+    log,
+    onConnections: (count) => idle.set('callers', count),
+  })
+  ended.shutdown = createShutdown({ lock, runtime, server }, log)
+  idle.set('callers', 0)
+  return { lock, runtime, server, ended }
+}
+
+/** Another process was quicker: waits until its socket answers, looking whenever the directory changes. */
+async function untilListening(settings: Settings): Promise<void> {
+  const signal = AbortSignal.timeout(otherStartMs)
+  const changes = watch(settings.runtimeDir, { signal })
+  for (;;) {
+    const rpc = await connectRpc(socketPath(settings)).catch(() => undefined)
+    if (rpc) return rpc.close()
+    await changes.next()
+  }
+}
+
+/** Ours: how long another process may take to start. */
+const otherStartMs = 10_000
+
+/** The machine's clock, but its timers keep the process alive: the idle timer must fire. */
+const keepingClock = {
+  ...systemClock,
+  after(delayMs: number, action: () => void) {
+    const timer = setTimeout(action, delayMs)
+    return () => clearTimeout(timer)
+  },
+}
+
+function createShutdown(parts: Omit<Parts, 'ended'>, log: Log): (why: string) => Promise<void> {
+  let ending: Promise<void> | undefined
+  const end = async (why: string) => {
+    log.info('background process ends', { why })
+    const force = setTimeout(() => process.kill(process.pid, 'SIGKILL'), shutdownMaxMs)
+    await parts.server.close()
+    await parts.runtime
+      .close()
+      .catch((error: unknown) => log.error('not everything was undone', { error: String(error) }))
+    parts.lock.release()
+    clearTimeout(force)
+    endSoon()
+  }
+  return (why) => {
+    ending ??= end(why)
+    return ending
+  }
+}
+
+/** Everything is closed; a handle that some library keeps must not keep the process. */
+function endSoon(): void {
+  setTimeout(() => process.kill(process.pid, 'SIGKILL'), lingerMs).unref()
+}
+
+/** Ours: handles that close by themselves get this long. */
+const lingerMs = 1_000
+
+function endOnSignals(parts: Parts, log: Log): void {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void parts.ended.shutdown(signal))
+  process.on('SIGHUP', () => {})
+  // Fail closed [security X1]: undo what can be undone, end with the code of a defect, never go on.
+  const crashed = (thrown: unknown) => {
+    log.error('background process crashed', { error: thrown instanceof Error ? (thrown.stack ?? '') : String(thrown) })
+    process.exitCode = toNsmError(thrown).exitCode
+    void parts.ended.shutdown('crash')
+  }
+  process.on('uncaughtException', crashed)
+  process.on('unhandledRejection', crashed)
+}
+
+/** Ours: one run writes no more than this into the log file. */
+const logMaxBytes = 16 * 1024 * 1024
+
+function daemonLog(settings: Settings): Log {
+  let writtenBytes = 0
+  const write = (line: string) => {
+    writtenBytes += line.length + 1
+    if (writtenBytes < logMaxBytes) process.stderr.write(`${line}\n`)
+  }
+  return createLog({ level: settings.logLevel, format: 'json', write, wallMs: systemClock.wallMs })
+}
+
+/** The pipe is absent when somebody runs the entry by hand. */
+function tellParent(message: object): void {
+  try {
+    writeSync(readyDescriptor, `${JSON.stringify(message)}\n`)
+    closeSync(readyDescriptor)
+  } catch {
+    // Nobody waits.
+  }
+}

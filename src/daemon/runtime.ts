@@ -1,0 +1,214 @@
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import type { Clock } from '../base/clock.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
+import { makePrivateDir } from '../base/files.ts'
+import type { Log } from '../base/log.ts'
+import type { Settings } from '../base/settings.ts'
+import { type Connected, Connections } from '../connection/connections.ts'
+import { createJournal } from '../connection/journal.ts'
+import { type Machine, thisMachine } from '../connection/machine.ts'
+import { createNames, type Names } from '../connection/names.ts'
+import { openConnectionStore } from '../connection/store.ts'
+import { serviceText, type Wanted } from '../connection/wanted.ts'
+import { listServices } from './list-services.ts'
+import { programVersion } from './program-version.ts'
+import type { ConnectRequest, ConnectResult, DaemonApi, ProgressStep, StatusResult } from './protocol.ts'
+import type { Session } from './session.ts'
+import { Sessions } from './sessions.ts'
+import { Steps } from './steps.ts'
+import { serviceNames, wantedServices } from './wanted-services.ts'
+
+/** The client side, wired: what the background process serves. */
+export type Runtime = DaemonApi & {
+  /** Disconnects everything and puts the machine back. */
+  close(): Promise<void>
+}
+
+/** Everything the runtime is made from; `machine` is a double in tests. */
+export interface RuntimeSettings {
+  readonly settings: Settings
+  readonly clock: Clock
+  readonly log: Log
+  /** The number of connections changed. */
+  readonly onCount: (count: number) => void
+  readonly machine?: Machine
+}
+
+/** Wires identity, NSM client, tunnels and names once. Opens nothing on the machine until the first connect. */
+export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
+  const { settings, clock, log, onCount, machine = thisMachine } = parts
+  const { stateDir } = settings
+  await makePrivateDir(stateDir)
+  const store = await openConnectionStore({ stateDir, hostName: hostLabel(), randomId, log })
+  const names = createNames({ settings, clock, log })
+  const journal = createJournal(stateDir)
+  const connections = new Connections({ machine, names, store, journal, clock, log, random: Math.random, onCount })
+  const sessions = new Sessions({ settings, clock, log })
+  const wiring: Wiring = { connections, sessions, names, clock, stopping: new AbortController() }
+  return {
+    connect: (request, progress, signal) => connect(wiring, { request, progress, signal }),
+    async disconnect({ services, force }) {
+      const disconnected = await connections.disconnect(serviceNames(services), force)
+      return { apiVersion: 'nsm/disconnect/v1', disconnected }
+    },
+    status: () => status(wiring),
+    list: async (request, signal) => listServices(await sessions.open({}, signal), request, signal),
+    version: async () => ({ version: programVersion(), pid: process.pid }),
+    async close() {
+      wiring.stopping.abort(new NsmError('LOST', 'the background process ends', '`nsm connect` starts it again'))
+      await connections.close()
+      await names.close()
+      await sessions.close()
+    },
+  }
+}
+
+interface Wiring {
+  readonly connections: Connections
+  readonly sessions: Sessions
+  readonly names: Names
+  readonly clock: Clock
+  readonly stopping: AbortController
+}
+
+interface Call {
+  readonly request: ConnectRequest
+  readonly progress: (step: ProgressStep) => void
+  readonly signal: AbortSignal
+}
+
+async function connect(wiring: Wiring, call: Call): Promise<ConnectResult> {
+  const { request } = call
+  const wanted = wantedServices(request)
+  const steps = new Steps(wiring.clock, call.progress)
+  const late = new AbortController()
+  const cancel = wiring.clock.after(request.timeoutMs, () => late.abort(steps.deadline(request.timeoutMs)))
+  const signal = AbortSignal.any([call.signal, late.signal, wiring.stopping.signal])
+  try {
+    const connected = await connectAll(wiring, { wanted, request, steps }, signal)
+    return {
+      apiVersion: 'nsm/connect/v1',
+      connections: connected.map(({ view }) => view),
+      alreadyUp: connected.every(({ isNew }) => !isNew),
+      steps: steps.times(),
+      totalMs: steps.elapsedMs,
+    }
+  } finally {
+    cancel()
+  }
+}
+
+interface Plan {
+  readonly wanted: readonly Wanted[]
+  readonly request: ConnectRequest
+  readonly steps: Steps
+}
+
+/** All services at once; when one fails, the ones this call has connected are left again. */
+async function connectAll(wiring: Wiring, plan: Plan, signal: AbortSignal): Promise<Connected[]> {
+  const session = once(() => openSession(wiring, plan, signal))
+  const results = await Promise.allSettled(
+    plan.wanted.map((wanted) => connectOne(wiring, { wanted, plan, session }, signal)),
+  )
+  const connected = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+  const failed = results.find((result) => result.status === 'rejected')
+  if (!failed) return connected
+  const fresh = connected.filter(({ isNew }) => isNew).map(({ view }) => view.service)
+  if (fresh.length > 0) await wiring.connections.disconnect(fresh, false)
+  throw toNsmError(failed.reason)
+}
+
+async function openSession(wiring: Wiring, { request, steps }: Plan, signal: AbortSignal): Promise<Session> {
+  steps.note({ phase: 'identity', state: 'started' })
+  // The listener for names comes up meanwhile.
+  if (request.dns === 'auto') wiring.names.prepare()
+  const session = await withSignal(wiring.sessions.open(request, signal), signal)
+  steps.note({ phase: 'identity', state: 'done', detail: session.source.current().svid.spiffeId })
+  return session
+}
+
+function connectOne(
+  { connections }: Wiring,
+  { wanted, plan, session }: { readonly wanted: Wanted; readonly plan: Plan; readonly session: () => Promise<Session> },
+  signal: AbortSignal,
+): Promise<Connected> {
+  const { steps } = plan
+  const service = serviceText(wanted)
+  return connections.connect(
+    {
+      wanted,
+      session: async () => {
+        const opened = await session()
+        void lookUpService({ session: opened, service: wanted.service, steps }, signal)
+        return opened
+      },
+      progress: (phase, state, detail) => steps.note({ phase, state, service, ...(detail ? { detail } : {}) }),
+    },
+    signal,
+  )
+}
+
+/** Beside the request, never before it: the manager finds the endpoint itself, this only tells the user what is there. */
+async function lookUpService(
+  { session, service, steps }: { readonly session: Session; readonly service: string; readonly steps: Steps },
+  signal: AbortSignal,
+): Promise<void> {
+  steps.note({ phase: 'registry', state: 'started', service })
+  const endpoints = await session.registry
+    .findEndpoints({ networkServiceNames: [service] }, signal)
+    .catch(() => undefined)
+  const count = endpoints?.length
+  const detail = count === undefined ? 'no answer' : `${count} endpoint${count === 1 ? '' : 's'}`
+  steps.note({ phase: 'registry', state: 'done', service, detail })
+}
+
+async function status({ connections, sessions, names }: Wiring): Promise<StatusResult> {
+  const states = sessions.all().flatMap(({ source }) => {
+    try {
+      return [source.current().svid]
+    } catch {
+      return []
+    }
+  })
+  const svid = states.at(-1)
+  const views = await connections.views()
+  const dns = names.status()
+  return {
+    apiVersion: 'nsm/status/v1',
+    running: true,
+    ...(svid ? { identity: { spiffeId: svid.spiffeId, notAfterMs: svid.notAfterMs } } : {}),
+    connections: views,
+    ...(dns ? { dns: { listening: dns.listening, scopes: dns.scopes } } : {}),
+    warnings: [
+      ...views.flatMap(({ service, error }) => (error ? [`${service}: ${error.message}`] : [])),
+      ...(sessions.all().length > states.length ? ['an identity of this machine is expired'] : []),
+    ],
+  }
+}
+
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+  let result: Promise<T> | undefined
+  return () => {
+    result ??= work()
+    return result
+  }
+}
+
+/** Waits no longer than the signal allows, whatever the work does with it. */
+function withSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(toNsmError(signal.reason))
+    if (signal.aborted) return stop()
+    signal.addEventListener('abort', stop, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
+  })
+}
+
+function hostLabel(): string {
+  return (hostname().split('.')[0] ?? '').toLowerCase().replace(/[^a-z0-9-]/g, '-') || 'host'
+}
+
+function randomId(): string {
+  return randomBytes(4).toString('hex')
+}

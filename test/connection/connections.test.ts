@@ -1,0 +1,246 @@
+import { describe, expect, test } from 'vitest'
+import { NsmError } from '../../src/base/errors.ts'
+import { State } from '../../src/nsm/generated/connection_pb.js'
+import { settle } from './fake-clock.ts'
+import { type Step, World } from './world.ts'
+
+const broken = new NsmError('CONFLICT', 'broken here', 'mend it')
+
+describe('Connections.connect', () => {
+  test('asks, opens the tunnel meanwhile, configures, serves names, and is up', async () => {
+    const world = new World()
+    const { view, isNew } = await world.connect()
+    expect(isNew).toBe(true)
+    expect(view).toMatchObject({
+      id: 'blue-id',
+      service: 'blue',
+      state: 'up',
+      interfaceName: 'nsm-blue',
+      addresses: ['10.64.0.1/32'],
+      routes: ['10.64.0.0/16'],
+      dnsDomains: ['blue.nsm.internal'],
+      name: 'laptop.blue.nsm.internal',
+      endpoint: 'blue-vl3',
+      endpointAddress: '192.0.2.1:51820',
+      mtuBytes: 1_400,
+    })
+    expect(world.done.toSorted()).toEqual(
+      [
+        'attach blue.nsm.internal',
+        'configure 10.64.0.1/32 10.64.0.0/32,10.64.0.0/16',
+        'handshake',
+        'journal nsm-blue',
+        'look-up',
+        'open nsm-blue',
+        'request',
+        'set-peer',
+      ].toSorted(),
+    )
+  })
+
+  test('sends what the endpoint must know: key, address, MTU, podName, and what this machine uses', async () => {
+    const world = new World()
+    await world.connect({ excludePrefixes: ['10.99.0.0/16'], labels: { app: 'x' } })
+    const [request] = world.requests
+    expect(request?.connection).toMatchObject({
+      id: 'blue-id',
+      networkService: 'blue',
+      payload: 'IP',
+      labels: { app: 'x', podName: 'laptop' },
+    })
+    expect(request?.connection?.context?.ipContext?.excludedPrefixes).toEqual([
+      '192.0.2.0/24',
+      '192.0.2.1/32',
+      '192.0.2.254/32',
+      '10.99.0.0/16',
+    ])
+    expect(request?.mechanismPreferences[0]?.parameters).toMatchObject({
+      src_ip: '192.0.2.7',
+      src_port: '51820',
+      MTU: '1420',
+    })
+  })
+
+  const afterOpen = ['close-tunnel', 'unjournal nsm-blue', 'close']
+  test.each<[Step, readonly string[]]>([
+    ['request', ['close-tunnel', 'unjournal nsm-blue']],
+    ['open', ['unjournal nsm-blue', 'close']],
+    ['set-peer', ['unconfigure', ...afterOpen]],
+    ['handshake', ['unconfigure', ...afterOpen]],
+    ['configure', afterOpen],
+    ['attach', ['detach', 'unconfigure', ...afterOpen]],
+  ])('a failure at %s is thrown after everything is undone, last change first', async (step, undone) => {
+    const world = new World()
+    world.failing.set(step, broken)
+    await expect(world.connect()).rejects.toMatchObject({ code: 'CONFLICT', message: 'broken here' })
+    const undos = world.done.filter((line) => /^(un|detach|close)/.test(line))
+    expect(undos.filter((line) => line !== 'close')).toEqual(undone.filter((line) => line !== 'close'))
+    expect(undos.includes('close')).toBe(undone.includes('close'))
+    expect(await world.connections.views()).toEqual([])
+    expect(world.counts.at(-1)).toBe(0)
+  })
+
+  test.each<Step>(['request', 'handshake', 'look-up'])(
+    'a caller that gives up during %s leaves nothing behind',
+    async (step) => {
+      const world = new World()
+      world.hanging.add(step)
+      const stop = new AbortController()
+      const failed = expect(world.connect({}, stop.signal)).rejects.toMatchObject({ message: 'late' })
+      await settle()
+      stop.abort(new NsmError('UNREACHABLE', 'late', 'wait'))
+      await settle()
+      await Promise.all([world.clock.advance(2_000), failed])
+      expect(world.done).toContain('close-tunnel')
+      expect(await world.connections.views()).toEqual([])
+    },
+  )
+
+  test('an answer outside the bounds is closed at the manager and nothing is configured', async () => {
+    const world = new World()
+    world.answer = (request) => {
+      const connection = world.ordinaryAnswer(request)
+      connection.context?.ipContext?.srcIpAddrs.push('8.8.8.8/32')
+      return connection
+    }
+    await expect(world.connect()).rejects.toMatchObject({ code: 'REFUSED' })
+    expect(world.done).toContain('close')
+    expect(world.done.some((line) => line.startsWith('configure'))).toBe(false)
+  })
+
+  test('an answer that collides with this machine is a CONFLICT that names both sides', async () => {
+    const world = new World()
+    world.host = { ...world.host, routes: [{ interfaceName: 'wlan0', prefix: '10.0.0.0/8', gateway: undefined }] }
+    await expect(world.connect()).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('10.64.0.0/16 overlaps 10.0.0.0/8 (route on wlan0)'),
+    })
+  })
+
+  test('a second service with the same prefixes is a CONFLICT that names the first', async () => {
+    const world = new World()
+    await world.connect()
+    await expect(world.connect({ service: 'green' })).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('network service blue'),
+    })
+    expect((await world.connections.views()).length).toBe(1)
+  })
+
+  test('the same again asks nobody; two at once make one connection', async () => {
+    const world = new World()
+    const results = await Promise.all([world.connect(), world.connect()])
+    expect(results.map(({ isNew }) => isNew)).toEqual([true, false])
+    expect((await world.connect()).isNew).toBe(false)
+    expect(world.requests.length).toBe(1)
+  })
+
+  test('a changed wish replaces the connection, an omitted one does not', async () => {
+    const world = new World()
+    await world.connect({ dnsMode: 'exclusive' })
+    expect((await world.connect({ dnsMode: 'fanout' })).isNew).toBe(false)
+    const changed = await world.connect({ interfaceName: 'blue0' })
+    expect([changed.isNew, changed.view.interfaceName]).toEqual([true, 'blue0'])
+    expect(world.requests.length).toBe(2)
+  })
+
+  test('without DNS nothing is attached or looked up', async () => {
+    const world = new World()
+    await world.connect({ dns: 'off' })
+    expect(world.done.filter((line) => /attach|look/.test(line))).toEqual([])
+  })
+
+  test('a restarted process sends the last answer, so that the address is taken over', async () => {
+    const before = new World()
+    await before.connect()
+    const after = new World()
+    for (const [service, remembered] of before.remembered) after.remembered.set(service, remembered)
+    await after.connect()
+    expect(after.requests[0]?.connection?.path?.pathSegments[1]?.id).toBe('m-1')
+    expect(after.requests[0]?.connection?.context?.ipContext?.srcIpAddrs).toEqual(['10.64.0.1/32'])
+  })
+})
+
+describe('a connect that waits for another one of the same service', () => {
+  test('leaves at once when its caller gives up, and the other goes on', async () => {
+    const world = new World()
+    world.hanging.add('request')
+    const first = new AbortController()
+    const second = new AbortController()
+    const firstFailed = expect(world.connect({}, first.signal)).rejects.toMatchObject({ message: 'first' })
+    const secondFailed = expect(world.connect({}, second.signal)).rejects.toMatchObject({ message: 'second' })
+    await settle()
+    second.abort(new NsmError('UNREACHABLE', 'second', 'wait'))
+    await secondFailed
+    expect((await world.connections.views()).length).toBe(1)
+    first.abort(new NsmError('UNREACHABLE', 'first', 'wait'))
+    await Promise.all([settle().then(() => world.clock.advance(2_000)), firstFailed])
+    expect(world.requests.length).toBe(1)
+  })
+})
+
+describe('a connection that is up', () => {
+  test('refreshes with the whole last answer and touches nothing when nothing changed', async () => {
+    const world = new World()
+    await world.connect()
+    const before = world.done.length
+    await world.clock.advance(120_000)
+    expect(world.done.slice(before)).toEqual(['request'])
+    expect(world.requests[1]?.connection?.path?.pathSegments.length).toBe(2)
+  })
+
+  test('takes over a new address on refresh by the difference', async () => {
+    const world = new World()
+    await world.connect()
+    const before = world.done.length
+    world.answer = (request) => {
+      const connection = world.ordinaryAnswer(request)
+      if (connection.context?.ipContext) connection.context.ipContext.srcIpAddrs = ['10.64.0.9/32']
+      return connection
+    }
+    await world.clock.advance(120_000)
+    expect(world.done.slice(before)).toContain('update 10.64.0.9/32')
+  })
+
+  test('keeps the old state when a refresh would widen its routes, and says so', async () => {
+    const world = new World()
+    await world.connect()
+    const before = world.done.length
+    world.answer = (request) => {
+      const connection = world.ordinaryAnswer(request)
+      connection.context?.ipContext?.srcRoutes.push({
+        $typeName: 'connectioncontext.Route',
+        prefix: '0.0.0.0/0',
+        nextHop: '',
+      })
+      return connection
+    }
+    await world.clock.advance(120_000)
+    expect(world.done.slice(before)).toEqual(['request'])
+    const [view] = await world.connections.views()
+    expect(view).toMatchObject({ state: 'up', routes: ['10.64.0.0/16'], error: { code: 'REFUSED' } })
+  })
+
+  test('opens its tunnel anew when that died, and renews', async () => {
+    const world = new World()
+    await world.connect()
+    const before = world.done.length
+    world.failTunnel(new NsmError('LOST', 'the device is gone', 'wait'))
+    await world.clock.advance(1_000)
+    const [view] = await world.connections.views()
+    expect(view?.state).toBe('up')
+    expect(world.done.slice(before)).toContain('open nsm-blue')
+    expect(world.requests[1]?.connection?.state).toBe(State.UP)
+  })
+
+  test('disconnect undoes everything, closes at the manager, forgets the lease and may be repeated', async () => {
+    const world = new World()
+    await world.connect()
+    const before = world.done.length
+    expect(await world.connections.disconnect(['blue'], false)).toEqual(['blue'])
+    expect(world.done.slice(before)).toEqual(expect.arrayContaining(['close', 'detach', 'unconfigure', 'close-tunnel']))
+    expect(world.remembered.get('blue')?.last).toBeUndefined()
+    expect(await world.connections.disconnect(['blue'], false)).toEqual([])
+    expect(await world.connections.disconnect([], false)).toEqual([])
+  })
+})

@@ -1,0 +1,73 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { NsmError } from '../../src/base/errors.ts'
+import { parseConnectRequest, parseDisconnectRequest, parseListRequest } from '../../src/daemon/parse-request.ts'
+import type { ConnectRequest } from '../../src/daemon/protocol.ts'
+
+const request: ConnectRequest = {
+  services: ['kernel://blue/nsm0?app=x'],
+  labels: { app: 'x' },
+  allowPrefixes: ['10.0.0.0/8'],
+  excludePrefixes: [],
+  dnsMode: 'fanout',
+  dns: 'auto',
+  timeoutMs: 60_000,
+}
+
+describe('parseConnectRequest', () => {
+  test('gives a full request back as it was', () => {
+    const full: ConnectRequest = {
+      ...request,
+      joinString: 'nsm://host:1/?td=a&pin=b',
+      manager: 'tcp://host:5001',
+      svidFiles: { svidPem: 'a', keyPem: 'b', bundlePem: 'c' },
+      interfaceName: 'nsm0',
+      mtuBytes: 1_400,
+      allowDomains: ['corp.example'],
+      name: 'laptop',
+    }
+    expect(parseConnectRequest(JSON.parse(JSON.stringify(full)))).toEqual(full)
+    expect(parseConnectRequest(JSON.parse(JSON.stringify(request)))).toEqual(request)
+  })
+
+  test.each<[string, object]>([
+    ['no services', { services: undefined }],
+    ['services that are no list', { services: 'blue' }],
+    ['a service that is no text', { services: [1] }],
+    ['an unknown key', { joinFile: '/etc/passwd' }],
+    ['labels that are no texts', { labels: { a: 1 } }],
+    ['an odd prefix', { allowPrefixes: ['10.0.0.0/40'] }],
+    ['an odd mode', { dnsMode: 'all' }],
+    ['an odd dns', { dns: 'on' }],
+    ['a timeout of zero', { timeoutMs: 0 }],
+    ['a broken timeout', { timeoutMs: 1.5 }],
+    ['an MTU that is none', { mtuBytes: 100_000 }],
+    ['half an SVID', { svidFiles: { svidPem: 'a' } }],
+    ['too many services', { services: Array.from({ length: 129 }, () => 'blue') }],
+  ])('refuses %s', (_, change) => {
+    expect(() => parseConnectRequest(JSON.parse(JSON.stringify({ ...request, ...change })))).toThrow(NsmError)
+  })
+
+  test('does not fall for a prototype in the labels', () => {
+    const parsed = parseConnectRequest(
+      JSON.parse(`{"services":[],"labels":{"__proto__":"x"},"allowPrefixes":[],
+      "excludePrefixes":[],"dnsMode":"fanout","dns":"auto","timeoutMs":1}`),
+    )
+    expect(Object.hasOwn(parsed.labels, '__proto__')).toBe(true)
+    expect(Object.getPrototypeOf(parsed.labels)).toBe(Object.prototype)
+  })
+
+  test('throws nothing but NsmError for any JSON', () => {
+    fc.assert(
+      fc.property(fc.jsonValue(), (value) => {
+        for (const parse of [parseConnectRequest, parseDisconnectRequest, parseListRequest]) {
+          try {
+            parse(value)
+          } catch (error) {
+            expect(error).toBeInstanceOf(NsmError)
+          }
+        }
+      }),
+    )
+  })
+})

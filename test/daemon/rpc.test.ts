@@ -1,0 +1,190 @@
+import { existsSync, statSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { connect as connectSocket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { NsmError } from '../../src/base/errors.ts'
+import { silentLog } from '../../src/base/log.ts'
+import { daemonMethods, guardedMethods } from '../../src/daemon/daemon-methods.ts'
+import type { DaemonApi } from '../../src/daemon/protocol.ts'
+import { connectRpc } from '../../src/daemon/rpc-client.ts'
+import { type Method, type RpcServer, type RpcServerSettings, startRpcServer } from '../../src/daemon/rpc-server.ts'
+import { FakeClock, settle } from '../connection/fake-clock.ts'
+
+let dir: string
+let path: string
+let server: RpcServer | undefined
+const clock = new FakeClock()
+
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'nsm-rpc-'))
+  path = join(dir, 'nsm.sock')
+})
+
+afterEach(async () => {
+  await server?.close()
+  server = undefined
+  await rm(dir, { recursive: true, force: true })
+})
+
+async function serve(methods: Record<string, Method>, more: Partial<RpcServerSettings> = {}) {
+  server = await startRpcServer({ path, methods, guarded: [], clock, log: silentLog, ...more })
+  return connectRpc(path)
+}
+
+describe('the socket server', () => {
+  test('answers calls, each with its own number, in any order', async () => {
+    const later = Promise.withResolvers<void>()
+    const rpc = await serve({
+      slow: async () => {
+        await later.promise
+        return { who: 'slow' }
+      },
+      quick: async (parameters) => ({ parameters }),
+    })
+    const slow = rpc.call('slow', {})
+    expect(await rpc.call('quick', { a: 1 })).toEqual({ parameters: { a: 1 } })
+    later.resolve()
+    expect(await slow).toEqual({ who: 'slow' })
+    await rpc.close()
+  })
+
+  test('passes on notes while a call runs, and errors with code and next step', async () => {
+    const rpc = await serve({
+      fail: async (_, { note }) => {
+        note({ step: 1 })
+        note({ step: 2 })
+        throw new NsmError('CONFLICT', 'taken', 'choose another')
+      },
+    })
+    const notes: object[] = []
+    const call = rpc.call('fail', {}, { note: (note) => notes.push(note) })
+    await expect(call).rejects.toMatchObject({ code: 'CONFLICT', message: 'taken', next: 'choose another' })
+    expect(notes).toEqual([{ step: 1 }, { step: 2 }])
+    await rpc.close()
+  })
+
+  test('cancels a call when the caller asks for it, and all calls when the caller goes away', async () => {
+    const aborted: string[] = []
+    const hang: Method = (_, { signal }) =>
+      new Promise((_, reject) => {
+        signal.addEventListener('abort', () => {
+          aborted.push('aborted')
+          reject(signal.reason)
+        })
+      })
+    const rpc = await serve({ hang })
+    const stop = new AbortController()
+    const call = rpc.call('hang', {}, { signal: stop.signal })
+    await settle()
+    stop.abort()
+    await expect(call).rejects.toMatchObject({ code: 'NOT_READY' })
+    const left = rpc.call('hang', {}).catch((error: unknown) => error)
+    await settle()
+    await rpc.close()
+    expect(await left).toMatchObject({ code: 'UNREACHABLE' })
+    await settle()
+    expect(aborted).toEqual(['aborted', 'aborted'])
+  })
+
+  test('refuses guarded methods to other users and lets them see nothing of the connections', async () => {
+    const uid = 65_534
+    const rpc = await serve(daemonMethods(fakeApi), {
+      guarded: guardedMethods,
+      credentialsOf: () => ({ pid: 1, uid, gid: uid }),
+    })
+    for (const method of guardedMethods) {
+      await expect(rpc.call(method, {})).rejects.toMatchObject({ code: 'PERMISSION' })
+    }
+    expect(await rpc.call('status', {})).toMatchObject({ running: true, connections: [] })
+    expect(await rpc.call('version', {})).toEqual({ version: '1', pid: 1 })
+    await rpc.close()
+  })
+
+  test('knows its own user by the kernel’s word', async () => {
+    const rpc = await serve(daemonMethods(fakeApi), { guarded: guardedMethods })
+    expect(await rpc.call('disconnect', { services: [], force: false })).toMatchObject({ disconnected: ['blue'] })
+    expect(statSync(path).mode & 0o777).toBe(0o666)
+    await rpc.close()
+  })
+
+  test('trusts nobody when the kernel’s word cannot be had for a connection', async () => {
+    const rpc = await serve(daemonMethods(fakeApi), { guarded: guardedMethods, credentialsOf: () => undefined })
+    await expect(rpc.call('connect', {})).rejects.toMatchObject({ code: 'PERMISSION' })
+    await rpc.close()
+  })
+
+  test.each([['{}\n'], ['not json\n'], ['{"id":"1","method":"x"}\n'], ['[]\n']])(
+    'ends a connection that sends %j',
+    async (text) => {
+      const rpc = await serve({})
+      await rpc.close()
+      expect(await rawAnswer(text)).toContain('"code":"USAGE"')
+    },
+  )
+
+  test('ends a connection that says nothing for 5 s', async () => {
+    await (await serve({})).close()
+    const socket = connectSocket(path)
+    const closed = new Promise((resolve) => socket.once('close', resolve))
+    await new Promise((resolve) => socket.once('connect', resolve))
+    await settle()
+    await clock.advance(5_000)
+    await closed
+  })
+
+  test('takes 64 connections and closes the next ones', async () => {
+    await (await serve({})).close()
+    await settle()
+    const open = Array.from({ length: 64 }, () => connectSocket(path))
+    await Promise.all(open.map((socket) => new Promise((resolve) => socket.once('connect', resolve))))
+    const extra = connectSocket(path)
+    await new Promise((resolve) => extra.once('close', resolve))
+    for (const socket of open) socket.destroy()
+  })
+
+  test('replaces the socket of a dead process and removes its own at the end', async () => {
+    await (await serve({})).close()
+    const first = server
+    server = await startRpcServer({ path, methods: { a: async () => ({}) }, guarded: [], clock, log: silentLog })
+    const rpc = await connectRpc(path)
+    expect(await rpc.call('a', {})).toEqual({})
+    await rpc.close()
+    await server.close()
+    expect(existsSync(path)).toBe(false)
+    await first?.close()
+  })
+})
+
+describe('connectRpc', () => {
+  test('is UNREACHABLE when nobody listens', async () => {
+    await expect(connectRpc(path)).rejects.toMatchObject({ code: 'UNREACHABLE' })
+  })
+})
+
+const fakeApi: DaemonApi = {
+  connect: async () => ({ apiVersion: 'nsm/connect/v1', connections: [], alreadyUp: true, steps: [], totalMs: 0 }),
+  disconnect: async () => ({ apiVersion: 'nsm/disconnect/v1', disconnected: ['blue'] }),
+  status: async () => ({
+    apiVersion: 'nsm/status/v1',
+    running: true,
+    identity: { spiffeId: 'spiffe://a/b', notAfterMs: 1 },
+    connections: [],
+    warnings: [],
+  }),
+  list: async () => ({ apiVersion: 'nsm/list/v1', services: [] }),
+  version: async () => ({ version: '1', pid: 1 }),
+}
+
+function rawAnswer(text: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connectSocket(path, () => socket.write(text))
+    let said = ''
+    socket.on('data', (chunk) => {
+      said += String(chunk)
+    })
+    socket.on('error', reject)
+    socket.on('close', () => resolve(said))
+  })
+}
