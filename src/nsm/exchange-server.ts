@@ -22,8 +22,11 @@ export interface ExchangeParts {
   readonly log: Log
 }
 
-/** Ours: life of an SVID; a denied identity is out after it at the latest. */
-const svidLifeMs = 3_600_000
+/**
+ * Ours: life of an SVID, the longest that our authority gives: a laptop that sleeps over night still has an identity in
+ * the morning. It is renewed at half life; a denied identity is out after it at the latest.
+ */
+const svidLifeMs = 24 * 3_600_000
 /** Ours: how often clients should look for new roots, in seconds. */
 const bundleRefreshSeconds = 300
 /** Ours: a CSR for P-256 has about 300 bytes, a join token 43 characters. */
