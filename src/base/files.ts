@@ -14,21 +14,33 @@ export async function makePrivateDir(path: string, mode = 0o700): Promise<void> 
 
 /** Replaces a file in one step: temporary file, fsync, rename, fsync of the directory. Mode 0600 by default. */
 export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`
-  await rm(temporary, { force: true })
-  const file = await open(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode)
+  const temporary = `${path}.${process.pid}.${++written}.tmp`
   try {
-    await file.writeFile(content)
-    await file.sync()
-  } finally {
-    await file.close()
+    await writeSynced(temporary, content, mode)
+    await rename(temporary, path)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw error
   }
-  await rename(temporary, path)
   const dir = await open(dirname(path), constants.O_RDONLY)
   try {
     await dir.sync()
   } finally {
     await dir.close()
+  }
+}
+
+/** Tells two writes of one path at the same time apart: the later rename wins, and neither sees the other's half. */
+let written = 0
+
+async function writeSynced(path: string, content: string | Uint8Array, mode: number): Promise<void> {
+  await rm(path, { force: true })
+  const file = await open(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode)
+  try {
+    await file.writeFile(content)
+    await file.sync()
+  } finally {
+    await file.close()
   }
 }
 

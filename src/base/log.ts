@@ -1,3 +1,5 @@
+import { printable } from './printable.ts'
+
 /** A log field; nested objects are not logged. */
 export type LogValue = string | number | boolean | undefined
 /** Fields beside the constant sentence of a log line. */
@@ -56,19 +58,16 @@ function redact(fields: LogFields): LogFields {
   const kept: Record<string, LogValue> = {}
   for (const [name, value] of Object.entries(fields)) {
     if (value === undefined || secretField.test(name)) continue
-    if (typeof value === 'string') kept[name] = secretValue.test(value) ? '[secret]' : printable(value)
+    if (typeof value === 'string') kept[name] = secretValue.test(value) ? '[secret]' : oneLine(value)
     else kept[name] = value
   }
   return kept
 }
 
 /** One line, bounded, without control characters. */
-function printable(text: string): string {
-  const cut = text.length > valueMaxCharacters ? `${text.slice(0, valueMaxCharacters)}...` : text
-  return cut.replace(controlCharacters, (found) => `\\x${found.charCodeAt(0).toString(16).padStart(2, '0')}`)
+function oneLine(text: string): string {
+  return printable(text.length > valueMaxCharacters ? `${text.slice(0, valueMaxCharacters)}...` : text)
 }
-
-const controlCharacters = /\p{Cc}/gu
 
 function line(
   format: 'text' | 'json',

@@ -36,5 +36,7 @@ export const runProgram: Run = (program, args, options = {}) =>
         reject(new NsmError('BUG', `${program} ${args.join(' ')}: ${said}`, next, { cause: error }))
       },
     )
+    // A program that ends without reading its input is judged by its exit code.
+    child.stdin?.on('error', () => {})
     child.stdin?.end(options.input ?? '')
   })

@@ -53,7 +53,7 @@ export class Cache {
 
   /** Keeps a reply as long as its class and records allow; one that may not be kept is left out. */
   set(key: string, reply: Reply, at: Origin & { readonly nowMs: number }): void {
-    const lifeSeconds = this.#lifeSeconds(key, reply, at.partial)
+    const lifeSeconds = this.#lifeSeconds(key, reply, at)
     if (lifeSeconds <= 0 || reply.bytes.length > cacheBytesMax) return
     this.#delete(key)
     const expiresAtMs = at.nowMs + lifeSeconds * 1000
@@ -68,23 +68,25 @@ export class Cache {
     this.#bytes = 0
   }
 
-  #lifeSeconds(key: string, reply: Reply, partial: boolean): number {
+  #lifeSeconds(key: string, reply: Reply, at: Origin & { readonly nowMs: number }): number {
     switch (reply.class) {
       case 'positive':
         return Math.min(reply.ttlSeconds, positiveMaxSeconds)
       case 'nodata':
       case 'nxdomain':
-        return reply.hasSoa ? Math.min(reply.ttlSeconds, partial ? partialMaxSeconds : negativeMaxSeconds) : 0
+        return reply.hasSoa ? Math.min(reply.ttlSeconds, at.partial ? partialMaxSeconds : negativeMaxSeconds) : 0
       case 'failure':
-        return this.#failureSeconds(key)
+        return this.#failureSeconds(key, at.nowMs)
       default:
         return 0
     }
   }
 
-  #failureSeconds(key: string): number {
+  /** Doubles while the failure lasts; one that comes long after the last one is a new one. */
+  #failureSeconds(key: string, nowMs: number): number {
     const before = this.#entries.get(key)
     if (before?.reply.class !== 'failure') return failureMinSeconds
+    if (nowMs - before.expiresAtMs > failureMaxSeconds * 1000) return failureMinSeconds
     return Math.min(((before.expiresAtMs - before.storedAtMs) / 1000) * 2, failureMaxSeconds)
   }
 

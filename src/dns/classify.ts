@@ -1,4 +1,4 @@
-import { type Body, walkBody } from './body.ts'
+import { type Body, type RecordPlace, walkBody } from './body.ts'
 import type { Query } from './question.ts'
 import {
   flag,
@@ -26,6 +26,8 @@ export interface Reply {
   readonly bodyEnd: number
   /** Records of the additional section without the OPT. */
   readonly additionals: number
+  /** Where the records of the answer section are. */
+  readonly answers: readonly RecordPlace[]
   /** Where the time to live of each record is. */
   readonly ttlOffsets: readonly number[]
   /** The least time to live of answer and authority in seconds; for a "no" of its SOA; 0 when nothing may be kept. */
@@ -75,6 +77,7 @@ export function withoutBody(query: Query, rcode: number, extendedError?: number)
     bytes,
     bodyEnd: query.questionEnd,
     additionals: 0,
+    answers: [],
     ttlOffsets: [],
     ttlSeconds: 0,
     hasSoa: false,
@@ -107,6 +110,7 @@ function judge(body: Body, query: Query, { bytes, flags, overTcp }: Message): Re
     bytes,
     bodyEnd: body.end,
     additionals: read16(bytes, 10),
+    answers: body.answers,
     ttlOffsets: body.ttlOffsets,
     ttlSeconds: negative ? body.negativeTtlSeconds : body.minTtlSeconds,
     hasSoa: body.hasSoa,

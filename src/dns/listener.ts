@@ -44,6 +44,19 @@ export async function openListener(candidates: readonly ListenAddress[], onQuery
   throw await refused(failures)
 }
 
+/** True when somebody on this machine listens on UDP there (or nobody may). */
+export async function isTaken({ address, port }: ListenAddress): Promise<boolean> {
+  const socket = createSocket({ type: isIPv6(address) ? 'udp6' : 'udp4', lookup: literal })
+  const bound = once(socket, 'listening').then(
+    () => false,
+    () => true,
+  )
+  socket.bind({ address, port, exclusive: true })
+  const taken = await bound
+  socket.close()
+  return taken
+}
+
 async function open(candidate: ListenAddress, onQuery: OnQuery): Promise<Listener | string> {
   const udp = createSocket({
     type: isIPv6(candidate.address) ? 'udp6' : 'udp4',
@@ -78,6 +91,8 @@ function listen(sockets: Sockets, onQuery: OnQuery): Listener {
   })
   udp.on('error', () => {})
   udp.unref()
+  // Out of file descriptors: the client is turned away, the resolver goes on.
+  tcp.on('error', () => {})
   const clients = serveTcp(tcp, (remote) => mayAsk(remote, address), onQuery)
   tcp.unref()
   return { address, port, close: () => close({ udp, tcp }, clients) }

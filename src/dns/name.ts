@@ -1,6 +1,6 @@
 import { domainToASCII } from 'node:url'
 import { NsmError } from '../base/errors.ts'
-import { addressFromBytes, formatAddress, parseAddress } from '../base/ip.ts'
+import { addressFromBytes, formatAddress, type Prefix, parseAddress, prefixOf } from '../base/ip.ts'
 import { labelMaxBytes, lowerByte, nameMaxBytes } from './wire.ts'
 
 /**
@@ -55,6 +55,23 @@ export function addressFromReverseName(name: Uint8Array | string): string | unde
   if (key.endsWith(ipv6Zone)) return ipv6FromReverse(labelsOf(key.slice(0, -ipv6Zone.length)))
   return undefined
 }
+
+/** The prefix of a reverse zone in text (`64.10.in-addr.arpa`: 10.64.0.0/16); undefined when it is no proper one. */
+export function prefixFromReverseZone(zone: string): Prefix | undefined {
+  const [, family, ...labels] = zone.toLowerCase().split('.').reverse()
+  if (labels.length === 0 || !zone.toLowerCase().endsWith('.arpa')) return undefined
+  const kind = reverseKinds.get(family ?? '')
+  if (!kind || labels.length > kind.labels) return undefined
+  const whole = [...labels, ...Array.from({ length: kind.labels - labels.length }, () => '0')].reverse()
+  const address = kind.read(whole)
+  return address === undefined ? undefined : prefixOf(parseAddress(address), labels.length * kind.labelBits)
+}
+
+/** [RFC 1035 3.5, RFC 3596 2.5] */
+const reverseKinds = new Map([
+  ['in-addr', { labels: 4, labelBits: 8, read: ipv4FromReverse }],
+  ['ip6', { labels: 32, labelBits: 4, read: ipv6FromReverse }],
+])
 
 /** True when the key is a name under `in-addr.arpa` or `ip6.arpa`. */
 export function isReverseKey(key: string): boolean {

@@ -1,3 +1,4 @@
+import type { AnswerBounds } from './answer-bounds.ts'
 import { Ask } from './ask.ts'
 import { type Reply, withoutBody } from './classify.ts'
 import { decide } from './decide.ts'
@@ -13,6 +14,7 @@ export interface RacePlan {
   readonly owners: readonly Upstream[]
   /** The host's own resolvers; empty in an exclusive scope. */
   readonly defaults: readonly Upstream[]
+  readonly bounds: AnswerBounds
   /** True when the owner gave an address of the other family a moment ago: its "no" then ends the race. */
   readonly ownerNoIsFinal: boolean
   readonly startMs: number
@@ -41,6 +43,11 @@ const graceMaxMs = 2_000
 const edeBlocked = 15
 const edeNoReachableAuthority = 22
 const edeNetworkError = 23
+
+/** Stands for a reply whose addresses nobody may give [security D4]: the name is not known here. [RFC 8914 4.16] */
+export function blocked(query: Query): Reply {
+  return withoutBody(query, responseCode.serverFailure, edeBlocked)
+}
 
 /**
  * One question to several upstreams at once: owners all at the start, the host's resolvers one after the other.
@@ -89,7 +96,7 @@ export class Race {
   spoke(ask: Ask, nowMs: number): void {
     if (this.#ended) return
     const { reply } = ask
-    if (ask.owner && reply?.pointsHome) ask.reply = withoutBody(ask.query, responseCode.serverFailure, edeBlocked)
+    if (reply && !this.#allows(ask, reply)) ask.reply = blocked(ask.query)
     else if (reply?.class === 'positive' && (ask.owner || this.plan.mode !== 'prefer-service')) {
       this.#end({ reply, upstream: ask.upstream, fromOwner: ask.owner, partial: false }, nowMs)
       return
@@ -111,6 +118,11 @@ export class Race {
       const { reply, upstream, owner } = decision.voice
       if (reply) this.#end({ reply, upstream, fromOwner: owner, partial: decision.partial }, nowMs)
     }
+  }
+
+  #allows(ask: Ask, reply: Reply): boolean {
+    const { bounds } = this.plan
+    return ask.owner ? bounds.allowsOwner(reply, ask.upstream) : bounds.allowsOther(reply)
   }
 
   /** Nobody who should know was there: a temporary failure, never somebody else's "no". */

@@ -4,7 +4,7 @@ import { Cache, type CachedReply } from './cache.ts'
 import { withoutBody } from './classify.ts'
 import { completeAlias } from './complete-alias.ts'
 import { buildAnswer, parseQuery, type Query } from './message.ts'
-import { type Outcome, Race, raceTotalMs } from './race.ts'
+import { blocked, type Outcome, Race, raceTotalMs } from './race.ts'
 import { renderReply } from './render.ts'
 import type { Route, Routes } from './routes.ts'
 import { answerSpecial, isMetaType } from './special.ts'
@@ -185,6 +185,7 @@ export class Resolver {
       mode: route.mode,
       owners: route.owners,
       defaults: route.defaults,
+      bounds: route.bounds,
       ownerNoIsFinal: ownNo !== undefined && ownNo > nowMs,
       startMs: nowMs,
       deadlineMs,
@@ -205,7 +206,8 @@ export class Resolver {
     }
     const { query, deadlineMs } = job.race.plan
     this.#followAlias({ query, outcome, hops: 1, deadlineMs, atMs: at.atMs }, (whole, atMs) => {
-      this.#finish(job, whole, { route: at.route, atMs })
+      const allowed = at.route.bounds.allowsOther(whole.reply, at.route.owners)
+      this.#finish(job, allowed ? whole : { ...whole, reply: blocked(query) }, { route: at.route, atMs })
     })
   }
 

@@ -1,5 +1,7 @@
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
+import type { Prefix } from '../base/ip.ts'
+import { AnswerBounds, prefixOfScope } from './answer-bounds.ts'
 import type { LoopGuard } from './loop-guard.ts'
 import { type Route, Routes } from './routes.ts'
 import { isPrefix, type ScopeMode, ScopeTable } from './scope.ts'
@@ -33,6 +35,7 @@ export class RouteBook {
   readonly #upstreams = new Map<string, Upstream>()
   #defaults: readonly UpstreamAddress[] = []
   #routes: readonly Route[] = []
+  #bounds = new AnswerBounds()
   #lastId = 0
 
   constructor(parts: { readonly clock: Clock; readonly guard: LoopGuard; readonly onChange: () => void }) {
@@ -97,12 +100,26 @@ export class RouteBook {
   }
 
   #rebuild(): void {
+    this.#bounds = new AnswerBounds(this.#granted())
     this.#routes = this.#merged().map(({ suffix, ...part }) => this.#route(suffix, part))
     const fallback = this.#route('', { mode: 'fanout', owners: [] })
     const scopes = new ScopeTable(this.#routes.map((route) => ({ suffix: route.suffix, route })))
     this.routes = new Routes(scopes, fallback, (nameKey) => this.#parts.guard.saw(nameKey))
     this.#closeUnused([...this.#routes, fallback])
     this.#parts.onChange()
+  }
+
+  /** The prefixes of each service's servers: those of the reverse scopes of the same owner. */
+  #granted(): ReadonlyMap<Upstream, readonly Prefix[]> {
+    const granted = new Map<Upstream, readonly Prefix[]>()
+    for (const scopes of this.#owners.values()) {
+      const prefixes = scopes.flatMap(({ suffix }) => prefixOfScope(suffix) ?? [])
+      if (prefixes.length === 0) continue
+      for (const upstream of this.#upstreamsOf(scopes.flatMap(({ upstreams }) => upstreams))) {
+        granted.set(upstream, [...(granted.get(upstream) ?? []), ...prefixes])
+      }
+    }
+    return granted
   }
 
   /** One entry per suffix: all its owners are asked, the strictest mode holds. */
@@ -123,7 +140,7 @@ export class RouteBook {
     const owners = this.#upstreamsOf(part.owners).slice(0, upstreamsPerScopeMax)
     const defaults =
       part.mode === 'exclusive' ? [] : this.#defaultUpstreams().filter((found) => !owners.includes(found))
-    return { id: this.#lastId, suffix, mode: part.mode, owners, defaults }
+    return { id: this.#lastId, suffix, mode: part.mode, owners, defaults, bounds: this.#bounds }
   }
 
   #defaultUpstreams(): readonly Upstream[] {

@@ -1,3 +1,4 @@
+import type { AnswerBounds } from './answer-bounds.ts'
 import type { ScopeMode, ScopeTable } from './scope.ts'
 import type { Upstream } from './upstream.ts'
 
@@ -9,6 +10,8 @@ export interface Route {
   readonly mode: ScopeMode
   readonly owners: readonly Upstream[]
   readonly defaults: readonly Upstream[]
+  /** Which addresses their answers may hold. */
+  readonly bounds: AnswerBounds
 }
 
 /** All routes of the moment. */

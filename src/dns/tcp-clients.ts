@@ -9,6 +9,8 @@ const connectionsMax = 64
 const openQueriesMax = 16
 /** Ours: a connection that says nothing is closed. [RFC 7766 6.2.3] */
 const idleMs = 10_000
+/** Ours: answers a client has not taken; beyond it no further question is read until it takes them. */
+const untakenMaxBytes = 256 * 1024
 /** Ours: no question is longer. */
 const messageMaxBytes = 4_096
 
@@ -38,6 +40,7 @@ class TcpClient implements Peer {
   #received = Buffer.alloc(0)
   #open = 0
   #ended = false
+  #reading = false
 
   constructor(socket: Socket, onQuery: (message: Uint8Array, peer: Peer) => void) {
     this.#socket = socket
@@ -46,6 +49,7 @@ class TcpClient implements Peer {
     socket.setNoDelay(true)
     socket.setTimeout(idleMs, () => socket.destroy())
     socket.on('error', () => socket.destroy())
+    socket.on('drain', () => this.#goOn())
     socket.on('data', (chunk) => {
       this.#received = this.#received.length === 0 ? chunk : Buffer.concat([this.#received, chunk])
       this.#read()
@@ -60,14 +64,32 @@ class TcpClient implements Peer {
     this.#open--
     if (!this.#socket.writable) return
     this.#socket.write(framed(message))
-    if (this.#open < openQueriesMax) this.#socket.resume()
-    this.#read()
+    this.#goOn()
     this.#endWhenDone()
   }
 
-  /** Takes whole messages; a length beyond the limit or below a header is a framing error. */
+  #goOn(): void {
+    if (this.#isFull()) return
+    this.#socket.resume()
+    this.#read()
+  }
+
+  #isFull(): boolean {
+    return this.#open >= openQueriesMax || this.#socket.writableLength > untakenMaxBytes
+  }
+
+  /** Answers that are ready at once come back here through `send`: then the loop below goes on, one call deep. */
   #read(): void {
-    while (this.#open < openQueriesMax && this.#received.length >= 2) {
+    if (this.#reading) return
+    this.#reading = true
+    this.#readMessages()
+    this.#reading = false
+    if (this.#isFull()) this.#socket.pause()
+  }
+
+  /** Takes whole messages; a length beyond the limit or below a header is a framing error. */
+  #readMessages(): void {
+    while (!this.#isFull() && this.#received.length >= 2) {
       const length = read16(this.#received, 0)
       if (length > messageMaxBytes || length < 12) return void this.#socket.destroy()
       if (this.#received.length < length + 2) return
@@ -77,7 +99,6 @@ class TcpClient implements Peer {
       this.#open++
       this.#onQuery(message, this)
     }
-    if (this.#open >= openQueriesMax) this.#socket.pause()
   }
 
   /** A peer that closed its half still gets its answers. */

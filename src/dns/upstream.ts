@@ -53,6 +53,7 @@ export class Upstream {
   readonly #draining = new Set<UpstreamSocket<Waiter>>()
   #silences: number[] = []
   #withoutEdnsUntilMs = 0
+  #closed = false
 
   constructor(target: UpstreamAddress, clock: Clock) {
     this.target = target
@@ -90,9 +91,9 @@ export class Upstream {
     this.#withoutEdnsUntilMs = nowMs + withoutEdnsMs
   }
 
-  /** Sends a message (its id is set here) for a waiter; false when it cannot be sent at all. */
+  /** Sends a message (its id is set here) for a waiter; false when it cannot be sent at all, as after closing. */
   send(message: Buffer, waiter: Waiter, nowMs: number): boolean {
-    const sent = this.#socket(nowMs).send(message, waiter, nowMs)
+    const sent = !this.#closed && this.#socket(nowMs).send(message, waiter, nowMs)
     if (sent) this.counters.sent++
     else this.counters.unreachable++
     return sent
@@ -118,12 +119,15 @@ export class Upstream {
     this.#silences = []
   }
 
-  /** Closes all sockets. */
+  /** Closes all sockets; whoever still waits hears that nobody is there, so that no race waits for what cannot come. */
   close(): void {
-    for (const socket of this.#slots) socket?.close()
-    for (const socket of this.#draining) socket.close()
+    this.#closed = true
+    const open = [...this.#slots, ...this.#draining].filter((socket) => socket !== undefined)
+    const waiters = open.flatMap((socket) => [...socket.pending.values()].map((sent) => sent.waiter))
+    for (const socket of open) socket.close()
     this.#slots.fill(undefined)
     this.#draining.clear()
+    this.#events.onUnreachable(waiters)
   }
 
   #socket(nowMs: number): UpstreamSocket<Waiter> {

@@ -20,6 +20,12 @@ export interface PoolRequest {
   readonly nowMs: number
 }
 
+/**
+ * Ours: resting prefixes of one owner, twice what it may have live. One that keeps coming back gets what it had; only one
+ * that refuses its former prefixes reaches this, and would otherwise use up the pool for everybody.
+ */
+export const restingPerOwnerMax = 128
+
 /** Gives the lowest free prefix of a bigger one; never the gateway's address, a live prefix or an excluded one. */
 export class PrefixPool {
   readonly prefix: Prefix
@@ -36,10 +42,12 @@ export class PrefixPool {
     for (const reserved of neverGiven(settings.prefix)) this.#free.take(reserved)
   }
 
-  /** The prefix that rests for this owner, else the lowest free one, else `'exhausted'`. */
-  allocate(request: PoolRequest): Prefix | 'exhausted' {
+  /** The prefix that rests for this owner, else the lowest free one, else why there is none. */
+  allocate(request: PoolRequest): Prefix | 'exhausted' | 'too-many-resting' {
     this.#wake(request.nowMs)
-    const found = this.#restingFor(request) ?? this.#lowest(request)
+    const rested = this.#restingFor(request)
+    if (!rested && this.#restingOf(request.owner) >= restingPerOwnerMax) return 'too-many-resting'
+    const found = rested ?? this.#lowest(request)
     if (!found) return 'exhausted'
     const { owner, nowMs } = request
     return this.reserve({ prefix: found, owner, nowMs }) ? found : 'exhausted'
@@ -97,6 +105,12 @@ export class PrefixPool {
       if (!request.excluded.some((excluded) => prefixesOverlap(excluded, prefix))) return prefix
     }
     return undefined
+  }
+
+  #restingOf(owner: string): number {
+    let count = 0
+    for (const resting of this.#resting.values()) if (resting.owner === owner) count++
+    return count
   }
 
   #lowest(request: PoolRequest): Prefix | undefined {

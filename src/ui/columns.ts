@@ -1,5 +1,8 @@
-/** Lines up rows of cells under each other; two spaces between columns, nothing after the last. */
-export function columns(rows: readonly (readonly string[])[]): string[] {
+import { printable } from '../base/printable.ts'
+
+/** Lines up rows of cells under each other; two spaces between columns, nothing after the last. No cell can add a line. */
+export function columns(cells: readonly (readonly string[])[]): string[] {
+  const rows = cells.map((row) => row.map(printable))
   const widths: number[] = []
   for (const row of rows) {
     row.forEach((cell, index) => {

@@ -24,7 +24,10 @@ export interface CommandContext {
   /** Starts the server side in this process. */
   startServe(settings: ServeRequest, log: Log, signal: AbortSignal): Promise<ServeHandle>
   /** Asks the running server for a join string. */
-  invite(settings: Settings, wanted: { readonly id?: string; readonly ttlMs: number }): Promise<InviteResult>
+  invite(
+    settings: Settings,
+    wanted: { readonly id?: string; readonly ttlMs: number; readonly endpoint?: boolean },
+  ): Promise<InviteResult>
   /** Takes back what a killed background process left. */
   repairMachine(settings: Settings, log: Log): Promise<{ readonly repaired: readonly string[] }>
 }
@@ -43,6 +46,12 @@ export interface ServeRequest {
   readonly stateDir: string
   readonly runtimeDir: string
   readonly trustDomain?: string
+  /** Length of a site's part of an IPv4 prefix. */
+  readonly siteLength?: number
+  /** Label `site` of the endpoint. */
+  readonly site?: string
+  /** Of the network to join as a further site. */
+  readonly joinString?: string
 }
 
 /** A fresh single-use join string. */
@@ -56,7 +65,10 @@ export interface InviteResult {
 
 /** A running server. */
 export interface ServeHandle {
+  /** Empty when there is none: a further site whose first site is away. */
   readonly joinString: string
+  /** What is served in truth: a further site serves what the first one says. */
+  readonly info?: { readonly service: string; readonly prefixes: readonly string[]; readonly dnsDomain: string }
   readonly failed: Promise<NsmError>
   stop(): Promise<void>
 }

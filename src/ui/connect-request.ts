@@ -30,7 +30,8 @@ const defaultTimeout = '60s'
 
 /**
  * Builds the request to the background process; flag > environment > default. The variables of cmd-nsc are read where
- * the meaning is the same: NSM_NETWORK_SERVICES, NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME.
+ * the meaning is the same: NSM_NETWORK_SERVICES, NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME,
+ * NSM_LOCAL_DNS_SERVER_ENABLED, NODE_NAME, POD_NAME, CLUSTER_NAME, SPIFFE_ENDPOINT_SOCKET.
  */
 export function connectRequest(input: {
   readonly services: readonly string[]
@@ -40,23 +41,37 @@ export function connectRequest(input: {
 }): ConnectRequest {
   const { flags, environment } = input
   const manager = flags.manager ?? environment['NSM_CONNECT_TO']
+  const workloadSocket = environment['SPIFFE_ENDPOINT_SOCKET']
   const timeout = flags.timeout ?? environment['NSM_REQUEST_TIMEOUT'] ?? defaultTimeout
   return {
     services: wantedServices(input.services, environment),
-    labels: parseLabels(listOf(flags.label)),
+    labels: { ...environmentLabels(environment, flags.name), ...parseLabels(listOf(flags.label)) },
     allowPrefixes: listOf(flags['allow-prefix']),
     excludePrefixes: listOf(flags['exclude-prefix']),
     allowDomains: listOf(flags['allow-domain']),
     dnsMode: dnsMode(flags['dns-mode']),
-    dns: flags.dns === 'off' ? 'off' : 'auto',
+    dns: flags.dns === 'off' || environment['NSM_LOCAL_DNS_SERVER_ENABLED'] === 'false' ? 'off' : 'auto',
     timeoutMs: parseDurationMs(timeout),
     ...input.secrets,
     ...(manager === undefined ? {} : { manager }),
+    ...(workloadSocket === undefined ? {} : { workloadSocket }),
     ...(flags.interface === undefined ? {} : { interfaceName: flags.interface }),
-    ...(flags.mtu === undefined ? {} : { mtuBytes: flags.mtu }),
+    ...(flags.mtu === undefined ? {} : { mtuBytes: checkedMtu(flags.mtu) }),
     ...(flags.name === undefined ? {} : { name: flags.name }),
   }
 }
+
+/** [NSM sdk clientinfo] Labels that say where a client runs; what is not set is left out, and --name says it better. */
+function environmentLabels(environment: Environment, name: string | undefined): Readonly<Record<string, string>> {
+  return Object.fromEntries(
+    Object.entries(clientInfo).flatMap(([label, variable]) => {
+      const value = label === 'podName' && name !== undefined ? undefined : environment[variable]
+      return value ? [[label, value]] : []
+    }),
+  )
+}
+
+const clientInfo = { nodeName: 'NODE_NAME', podName: 'POD_NAME', clusterName: 'CLUSTER_NAME' } as const
 
 /** The service URLs of the arguments, or of NSM_NETWORK_SERVICES; several are separated by spaces or commas. */
 function wantedServices(services: readonly string[], environment: Environment): readonly string[] {
@@ -73,6 +88,15 @@ function listOf(value: readonly string[] | string | undefined): readonly string[
     .flatMap((text) => text.split(','))
     .map((text) => text.trim())
     .filter((text) => text !== '')
+}
+
+/** [security E11] IPv6 needs 1280 bytes [RFC 8200 5]; beyond 9000 no path we know carries them. */
+const mtuMinBytes = 1_280
+const mtuMaxBytes = 9_000
+
+function checkedMtu(mtuBytes: number): number {
+  if (mtuBytes >= mtuMinBytes && mtuBytes <= mtuMaxBytes) return mtuBytes
+  throw new NsmError('USAGE', `an MTU of ${mtuBytes} bytes is of no use`, `--mtu ${mtuMinBytes} to ${mtuMaxBytes}`)
 }
 
 function dnsMode(text: string): ConnectRequest['dnsMode'] {

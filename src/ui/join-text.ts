@@ -5,9 +5,14 @@ export function serveText(served: ServeResult): string {
   return [
     `# ${served.service} on ${served.prefixes.join(', ')} with names under ${served.dnsDomain}`,
     `# gRPC on ${served.listen}, WireGuard on UDP port ${served.wireguardPort}; stop with Ctrl-C`,
-    `# On another machine, once and within 15 minutes: nsm connect --join FILE ${served.service}, FILE with this line:`,
-    served.joinString,
+    ...joinLines(served),
   ].join('\n')
+}
+
+function joinLines({ service, joinString }: ServeResult): readonly string[] {
+  if (joinString === '') return ['# The first site is away: no join string; try nsm invite later']
+  const how = `nsm connect --join FILE ${service}, FILE with this line:`
+  return [`# On another machine, once and within 15 minutes: ${how}`, joinString]
 }
 
 /** What `nsm serve --json` prints, once. */

@@ -1,3 +1,4 @@
+import { printable } from '../base/printable.ts'
 import type { ProgressStep } from '../daemon/protocol.ts'
 import { durationText } from './duration.ts'
 
@@ -16,6 +17,6 @@ export function progressLines(verbose: boolean): (step: ProgressStep) => string 
     }
     const tookMs = step.elapsedMs - (startedMs.get(phase) ?? 0)
     const detail = step.detail === undefined ? '' : `  ${step.detail}`
-    return `  ${service}${step.phase.padEnd(9)}${durationText(tookMs).padStart(7)}${detail}`
+    return printable(`  ${service}${step.phase.padEnd(9)}${durationText(tookMs).padStart(7)}${detail}`)
   }
 }

@@ -1,3 +1,4 @@
+import { printable } from '../base/printable.ts'
 import type { ConnectionView, StatusResult } from '../daemon/protocol.ts'
 import { byteText } from './byte-text.ts'
 import { columns } from './columns.ts'
@@ -55,7 +56,7 @@ function health(view: ConnectionView, style: TimeStyle): string[] {
     lines.push(`# ${view.service}: names under ${view.dnsDomains.join(' ')} are asked at ${view.dnsServers.join(' ')}`)
   }
   if (view.error) lines.push(`# ${view.service}: ${view.error.code}: ${view.error.message}; ${view.error.next}`)
-  return lines
+  return lines.map(printable)
 }
 
 function notes(status: StatusResult, style: TimeStyle): string[] {
@@ -63,5 +64,5 @@ function notes(status: StatusResult, style: TimeStyle): string[] {
     ? [`# identity ${status.identity.spiffeId}, ends ${momentText(status.identity.notAfterMs, style)}`]
     : []
   const dns = status.dns ? [`# DNS listens on ${status.dns.listening}`] : []
-  return [...identity, ...dns, ...status.warnings.map((warning) => `# warning: ${warning}`)]
+  return [...identity, ...dns, ...status.warnings.map((warning) => printable(`# warning: ${warning}`))]
 }

@@ -25,6 +25,20 @@ describe('private files', () => {
     await expect(makePrivateDir(join(dir, 'link'))).rejects.toThrow(refused)
   })
 
+  test('writeFileAtomic lets writes at the same time not meet: one whole text wins', async () => {
+    const path = join(dir, 'f')
+    const texts = Array.from({ length: 20 }, (_, i) => String(i).repeat(10_000))
+    await Promise.all(texts.map((text) => writeFileAtomic(path, text)))
+    expect(texts).toContain(await readFile(path, 'utf8'))
+    expect(await readdir(dir)).toEqual(['f'])
+  })
+
+  test('writeFileAtomic that fails leaves the old file and nothing beside it', async () => {
+    await mkdir(join(dir, 'f', 'full'), { recursive: true })
+    await expect(writeFileAtomic(join(dir, 'f'), 'new')).rejects.toThrow()
+    expect(await readdir(dir)).toEqual(['f'])
+  })
+
   test('writeFileAtomic replaces the whole file, private, and leaves nothing beside it', async () => {
     const path = join(dir, 'f')
     await writeFileAtomic(path, 'one')

@@ -37,6 +37,16 @@ describe('Cache', () => {
     expect(keptSeconds(replyOf(parts), partial)).toBe(seconds)
   })
 
+  test('takes a failure long after the last one as a new one', () => {
+    const cache = new Cache()
+    const failure = replyOf({ class: 'failure' })
+    const lifeMs = (nowMs: number) => {
+      cache.set('k', failure, { nowMs, fromDefault: false, partial: true })
+      return (cache.get('k', nowMs)?.expiresAtMs ?? 0) - nowMs
+    }
+    expect([lifeMs(0), lifeMs(1_500), lifeMs(100_000), lifeMs(101_000)]).toEqual([1_000, 2_000, 1_000, 2_000])
+  })
+
   test('doubles the life of a failure while it lasts, up to 30 s', () => {
     const cache = new Cache()
     let nowMs = 0

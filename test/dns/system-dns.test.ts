@@ -1,3 +1,5 @@
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
 import {
   chmod,
   lstat,
@@ -247,6 +249,50 @@ describe('installSystemDns', () => {
     expect(warnings.join()).toContain('left to it')
     await system.restore()
     expect(await readFile(settings.resolvConf, 'utf8')).toMatch(/^nameserver 198/)
+  })
+
+  test('after a power loss between journal and change finds nothing to do and says nothing', async () => {
+    const settings = await settingsIn(await scratchDir())
+    await writeFile(settings.resolvConf, original)
+    await installSystemDns(settings)
+    await writeFile(settings.resolvConf, original)
+    await writeFile(`${settings.resolvConf}.nsm-${process.pid}`, 'half a fi')
+    const warn = vi.fn()
+    const log = { ...silentLog, warn }
+    expect(await repairSystemDns({ journalPath: settings.journalPath, log })).toBe('nothing')
+    expect(warn).not.toHaveBeenCalled()
+    expect(await readdir(join(settings.resolvConf, '..'))).toEqual(['resolv.conf'])
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(original)
+  })
+
+  const another = buildResolvConf(parseResolvConf(original), { address: '127.0.0.59', searchDomains: ['red.internal'] })
+
+  test('refuses to take the file from another nsm that still listens', async (context) => {
+    const holder = createSocket('udp4')
+    holder.bind({ address: '127.0.0.59', port: 53, exclusive: true })
+    const bound = await once(holder, 'listening').catch(() => undefined)
+    context.skip(!bound, 'needs the right to listen on port 53 of 127.0.0.59, and that it is free')
+    const settings = await settingsIn(await scratchDir())
+    await writeFile(settings.resolvConf, another)
+    const refused = installSystemDns(settings)
+    await expect(refused).rejects.toMatchObject({ code: 'CONFLICT', message: expect.stringContaining('127.0.0.59') })
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(another)
+    await new Promise<void>((resolve) => holder.close(resolve))
+    const system = await installSystemDns(settings)
+    await system.restore()
+    expect(await readFile(settings.resolvConf, 'utf8')).not.toContain('127.0.0.5')
+  })
+
+  test('leaves the file to another nsm that takes it, and does not fight', async () => {
+    const settings = await settingsIn(await scratchDir())
+    await writeFile(settings.resolvConf, original)
+    const warn = vi.fn()
+    const system = await installSystemDns({ ...settings, log: { ...silentLog, warn } })
+    await writeFile(settings.resolvConf, another)
+    await vi.waitFor(() => expect(warn).toHaveBeenCalledOnce())
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(another)
+    await system.restore()
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(another)
   })
 
   test('refuses a listener the file cannot name', async () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { formatPrefix, type Prefix, parsePrefix, prefixCovers, prefixesOverlap, prefixOf } from '../../src/base/ip.ts'
-import { PrefixPool } from '../../src/ipam/prefix-pool.ts'
+import { PrefixPool, restingPerOwnerMax } from '../../src/ipam/prefix-pool.ts'
 
 const restMs = 1_200_000
 
@@ -10,7 +10,7 @@ const open = (text: string) => new PrefixPool({ prefix: parsePrefix(text), restM
 const ask = (pool: PrefixPool, wish: Partial<Parameters<PrefixPool['allocate']>[0]> = {}): string => {
   const length = pool.prefix.family === 4 ? 32 : 128
   const given = pool.allocate({ length, owner: 'a', excluded: [], nowMs: 0, ...wish })
-  return given === 'exhausted' ? given : formatPrefix(given)
+  return typeof given === 'string' ? given : formatPrefix(given)
 }
 
 describe('PrefixPool', () => {
@@ -23,6 +23,22 @@ describe('PrefixPool', () => {
   ])('%s gives the lowest free address, never the base address, then says exhausted', (prefix, given) => {
     const pool = open(prefix)
     expect(given.map((_, i) => ask(pool, { owner: `member-${i}` }))).toEqual(given)
+  })
+
+  test('lets no owner use it up by refusing what it had: others still get addresses', () => {
+    const pool = open('10.64.0.0/16')
+    const excluded: Prefix[] = []
+    const given = Array.from({ length: restingPerOwnerMax + 2 }, () => {
+      const address = ask(pool, { owner: 'greedy', excluded })
+      if (address === 'too-many-resting') return address
+      excluded.push(parsePrefix(address))
+      pool.release(parsePrefix(address), 0)
+      return address
+    })
+    expect(given.filter((address) => address !== 'too-many-resting')).toHaveLength(restingPerOwnerMax)
+    expect(ask(pool, { owner: 'greedy' })).toBe('10.64.0.1/32')
+    expect(ask(pool, { owner: 'honest' })).toBe('10.64.0.129/32')
+    expect(ask(pool, { owner: 'greedy', excluded, nowMs: restMs })).toBe('10.64.0.130/32')
   })
 
   test('gives the lowest free prefix and never an excluded one', () => {
@@ -172,7 +188,9 @@ class Model {
         : [prefixOf({ family: this.#pool.family, bits: this.#pool.bits + BigInt(wish.excludeFrom) }, bits - 2)]
     const expected = this.#lowest(bits - wish.lengthen, owner, excluded)
     const given = pool.allocate({ length: bits - wish.lengthen, owner, excluded, nowMs })
-    expect(given === 'exhausted' ? given : formatPrefix(given)).toBe(expected ? formatPrefix(expected) : 'exhausted')
+    expect(typeof given === 'string' ? given : formatPrefix(given)).toBe(
+      expected ? formatPrefix(expected) : 'exhausted',
+    )
     if (expected) this.#take(expected, owner)
   }
 

@@ -156,3 +156,35 @@ describe('the other texts', () => {
     expect(JSON.parse(errorJson(error))).toEqual({ error: error.toData() })
   })
 })
+
+describe('text of a peer on the terminal', () => {
+  const hostile = 'evil\u001b[2J\n# identity spiffe://made.up/admin'
+  const lines = (text: string) => text.split('\n').length
+
+  test('adds no line and no control character to the list of services', () => {
+    const endpoints = [{ name: hostile, url: 'tcp://192.0.2.1:1', expiresMs: 0 }]
+    const services = [{ name: hostile, payload: hostile, endpoints }]
+    const text = listText({ apiVersion: 'nsm/list/v1', services })
+    expect(text).not.toMatch(/\p{Cc}/u)
+  })
+
+  test('adds no line and no control character to the status', () => {
+    const style = { nowMs, relative: true }
+    const error = { code: 'LOST', message: hostile, next: hostile } as const
+    const view = { ...upView, endpoint: hostile, manager: hostile, dnsDomains: [hostile], routes: [hostile], error }
+    const plain = { ...upView, dnsDomains: ['a'], routes: ['b'], error }
+    const text = statusText({ ...status, connections: [view], warnings: [hostile] }, style)
+    expect(lines(text)).toBe(lines(statusText({ ...status, connections: [plain], warnings: ['w'] }, style)))
+    expect(text.replaceAll('\n', '')).not.toMatch(/\p{Cc}/u)
+  })
+
+  test('adds no line and no control character to the progress', () => {
+    const step = { phase: 'request', state: 'done', elapsedMs: 1, detail: hostile, service: hostile } as const
+    expect(progressLines(false)(step)).not.toMatch(/\p{Cc}/u)
+  })
+
+  test('keeps the lines of an error and loses its control characters', () => {
+    const text = errorText(new NsmError('REFUSED', 'one\n  ^\u001b[2J', 'two'))
+    expect(text).toBe('Error (REFUSED): one\n  ^\\x1b[2J\nTry this: two')
+  })
+})

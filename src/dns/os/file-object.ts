@@ -27,10 +27,26 @@ export async function contentOf(path: string): Promise<Buffer | undefined> {
   return readFile(path).catch(ifAbsent)
 }
 
+/** True when two objects read the same; mode and owner aside, which a rewrite by others may have changed. */
+export function sameObject(a: FileObject, b: FileObject): boolean {
+  if (a.kind === 'file') return b.kind === 'file' && a.contentBase64 === b.contentBase64
+  return a.kind === 'symlink' ? b.kind === 'symlink' && a.target === b.target : b.kind === 'absent'
+}
+
+/** Where the next content of a path is built before it is renamed over it. */
+function temporaryOf(path: string, pid: number): string {
+  return `${path}.nsm-${pid}`
+}
+
+/** Removes what a process that died in `replaceFile` left beside the path. */
+export async function removeTemporary(path: string, pid: number): Promise<void> {
+  await rm(temporaryOf(path, pid), { force: true })
+}
+
 /** Replaces the object at the path by a new one: beside it, synced, then renamed over it. */
 export async function replaceFile(path: string, object: FileObject): Promise<void> {
   if (object.kind === 'absent') return rm(path, { force: true })
-  const temporary = `${path}.nsm-${process.pid}`
+  const temporary = temporaryOf(path, process.pid)
   await rm(temporary, { force: true })
   try {
     if (object.kind === 'symlink') await symlink(object.target, temporary)

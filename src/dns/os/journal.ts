@@ -47,12 +47,11 @@ export async function readBootId(): Promise<string> {
 
 function isJournal(value: unknown): value is Journal {
   if (!isRecord(value)) return false
-  const { version, method, path, writtenPath, keepsInode, previous, ours } = value
+  const { version, method, path, writtenPath, keepsInode, previous, ours, pid } = value
   const texts = [path, writtenPath].every((text) => typeof text === 'string' && text.startsWith('/'))
   const list = Array.isArray(ours) && ours.every((text) => typeof text === 'string')
-  return (
-    version === 1 && method === 'file' && texts && typeof keepsInode === 'boolean' && list && isFileObject(previous)
-  )
+  const marks = version === 1 && method === 'file' && Number.isInteger(pid) && typeof keepsInode === 'boolean'
+  return marks && texts && list && isFileObject(previous)
 }
 
 function isFileObject(value: unknown): value is FileObject {

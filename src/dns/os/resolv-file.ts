@@ -6,7 +6,9 @@ import {
   type FileObject,
   mustKeepInode,
   realPathOf,
+  removeTemporary,
   replaceFile,
+  sameObject,
   writeInPlace,
 } from './file-object.ts'
 import { type Journal, readBootId, readJournal, removeJournal, writeJournal } from './journal.ts'
@@ -89,12 +91,22 @@ export async function restoreResolvFile(journalPath: string, log: Log): Promise<
     await removeJournal(journalPath)
     return 'left'
   }
+  await removeTemporary(journal.path, journal.pid)
+  if (await isUntouched(journal)) {
+    await removeJournal(journalPath)
+    return 'nothing'
+  }
   const current = await contentOf(journal.path)
   const mayRestore = current === undefined || isOurs(current, journal)
   if (mayRestore) await putBack(journal)
   else log.warn('the resolver file was changed by another program and is left as it is', { path: journal.path })
   await removeJournal(journalPath)
   return mayRestore ? 'restored' : 'left'
+}
+
+/** The machine stopped between the journal and the change, or somebody has put the old file back already. */
+async function isUntouched({ path, writtenPath, keepsInode, previous }: Journal): Promise<boolean> {
+  return sameObject(await captureFile(keepsInode ? writtenPath : path), previous)
 }
 
 async function putBack(journal: Journal): Promise<void> {

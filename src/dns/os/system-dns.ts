@@ -1,6 +1,7 @@
 import { NsmError } from '../../base/errors.ts'
 import type { Log } from '../../base/log.ts'
 import type { Undo } from '../../base/undo.ts'
+import { isTaken } from '../listener.ts'
 import { contentOf } from './file-object.ts'
 import type { Journal } from './journal.ts'
 import { buildResolvConf, parseResolvConf, type ResolvConf } from './resolv-conf.ts'
@@ -65,6 +66,7 @@ export async function installFile(settings: SystemDnsSettings): Promise<SystemDn
   const previousUpstreams = (await readUpstreams(path)).upstreams
   let searchDomains = settings.searchDomains
   let host = await readConf(path)
+  await checkNoOther(path, host, listener)
   let journal: Journal | undefined
   const apply = async () => {
     const text = buildResolvConf(host, { address: listener.address, searchDomains })
@@ -76,6 +78,7 @@ export async function installFile(settings: SystemDnsSettings): Promise<SystemDn
     path,
     log,
     isOurs: (text) => journal?.ours[0] === text,
+    isAnothers: (text) => isAnothers(parseResolvConf(text), listener),
     reapply: async (text) => {
       host = parseResolvConf(text)
       journal = undefined
@@ -107,6 +110,24 @@ export async function repairFile(settings: {
   const result = await restoreResolvFile(settings.journalPath, settings.log)
   if (result === 'restored') settings.log.info('[#] resolver file put back', { path: settings.journalPath })
   return result
+}
+
+/**
+ * A file that points to another nsm that still listens belongs to it: taking it over would lose the host's own resolvers
+ * when both have left. Where nobody listens any more, or we do, the file is a leftover. Throws `CONFLICT`.
+ */
+async function checkNoOther(path: string, host: ResolvConf, listener: HostUpstream): Promise<void> {
+  const [other = ''] = host.nameservers
+  if (!isAnothers(host, listener) || !(await isTaken({ address: other, port: listener.port }))) return
+  throw new NsmError(
+    'CONFLICT',
+    `${path} points to another nsm, which listens on ${other}`,
+    'disconnect that one first, or connect with --dns off',
+  )
+}
+
+function isAnothers({ isOurs, nameservers: [first = ''] }: ResolvConf, listener: HostUpstream): boolean {
+  return isOurs && ownAddresses.test(first) && first !== listener.address
 }
 
 async function readConf(path: string): Promise<ResolvConf> {

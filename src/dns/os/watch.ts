@@ -12,12 +12,14 @@ export interface WatchSettings {
   readonly path: string
   readonly log: Log
   readonly isOurs: (text: string) => boolean
+  /** True for a text that another nsm wrote: two that answer each other would never end. */
+  readonly isAnothers: (text: string) => boolean
   readonly reapply: (text: string) => Promise<void>
 }
 
 /** A running watch. */
 export interface ResolvWatch {
-  /** Runs a change of our own while no foreign one is looked at. */
+  /** Runs a change of our own while no foreign one is looked at; not at all once the file was left to another program. */
   exclusively(change: () => Promise<void>): Promise<void>
   /** Ends the watch and waits for a change under way. */
   close(): Promise<void>
@@ -28,21 +30,27 @@ export function watchResolvFile(settings: WatchSettings): ResolvWatch {
   const { path, log } = settings
   let queue = Promise.resolve()
   let closed = false
+  let leftToOthers = false
   let reapplied: number[] = []
   const exclusively = (change: () => Promise<void>) => {
-    const done = queue.then(change)
+    const done = queue.then(() => (leftToOthers ? undefined : change()))
     queue = done.catch(() => {})
     return done
+  }
+  const leave = (sentence: string) => {
+    leftToOthers = true
+    watcher?.close()
+    log.warn(sentence, { path })
   }
   const look = async () => {
     if (closed) return
     const text = (await contentOf(path))?.toString('utf8') ?? ''
     if (text === '' || settings.isOurs(text)) return
+    if (settings.isAnothers(text)) return leave('another nsm has taken the resolver file; it is left to it')
     const nowMs = performance.now()
     reapplied = [...reapplied.filter((atMs) => nowMs - atMs < reappliesWindowMs), nowMs]
     if (reapplied.length <= reappliesMax) return settings.reapply(text)
-    watcher?.close()
-    log.warn('another program keeps changing the resolver file; it is left to it', { path })
+    leave('another program keeps changing the resolver file; it is left to it')
   }
   const watcher = openWatch(dirname(path), (name) => {
     if (name === basename(path))

@@ -1,0 +1,76 @@
+import { NsmError } from '../base/errors.ts'
+import { formatPrefix, parsePrefix, prefixesOverlap } from '../base/ip.ts'
+import type { ServeRequest } from './command-context.ts'
+
+/** The flags of `nsm serve` as they were typed. A list from the environment arrives as one text. */
+export interface ServeFlags {
+  readonly service: string
+  readonly prefix?: readonly string[] | string | undefined
+  readonly 'dns-domain'?: string | undefined
+  readonly listen: string
+  readonly 'wireguard-port': number
+  readonly advertise?: string | undefined
+  readonly 'trust-domain'?: string | undefined
+  readonly site?: string | undefined
+  readonly 'site-prefix-length'?: number | undefined
+}
+
+/** Builds what `nsm serve` runs with; throws `USAGE` for a name or prefix that no member could use. */
+export function serveRequest(
+  flags: ServeFlags,
+  dirs: { readonly stateDir: string; readonly runtimeDir: string },
+): ServeRequest {
+  const service = checkedService(flags.service)
+  return {
+    ...dirs,
+    service,
+    prefixes: prefixesOf(flags.prefix),
+    dnsDomain: checkedDomain(flags['dns-domain'] ?? `${service}.nsm.internal`),
+    listen: flags.listen,
+    wireguardPort: flags['wireguard-port'],
+    ...(flags.advertise === undefined ? {} : { advertise: flags.advertise }),
+    ...(flags['trust-domain'] === undefined ? {} : { trustDomain: flags['trust-domain'] }),
+    ...(flags.site === undefined ? {} : { site: flags.site }),
+    ...(flags['site-prefix-length'] === undefined ? {} : { siteLength: flags['site-prefix-length'] }),
+  }
+}
+
+/** Ours: the name is a part of a URL, of a DNS name and of an interface's name. */
+const serviceMaxCharacters = 63
+
+function checkedService(name: string): string {
+  if (/^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$/i.test(name) && name.length <= serviceMaxCharacters) return name
+  const next = `letters, digits, "-", "_" and "." inside, at most ${serviceMaxCharacters} characters`
+  throw new NsmError('USAGE', `${JSON.stringify(name.slice(0, 80))} cannot name a network service`, next)
+}
+
+/** Protocol: 253 characters of a name [RFC 1035 2.3.4], less a member's label of 63 and its dot. */
+const domainMaxCharacters = 189
+
+function checkedDomain(domain: string): string {
+  const labels = domain.replace(/\.$/, '').split('.')
+  const isName = labels.every((label) => /^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$/i.test(label))
+  if (isName && domain.length <= domainMaxCharacters) return labels.join('.')
+  const what = `${JSON.stringify(domain.slice(0, 80))} cannot be the domain of the members' names`
+  throw new NsmError('USAGE', what, `write it like blue.example.org, at most ${domainMaxCharacters} characters`)
+}
+
+/** Ranges whose addresses no host takes for its own or sends to a gateway; members refuse them. [security E2] */
+const unusable = ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3', '::/127', 'fe80::/10', 'ff00::/8'].map(
+  parsePrefix,
+)
+
+function prefixesOf(flag: ServeFlags['prefix']): readonly string[] {
+  const given = [flag ?? []]
+    .flat()
+    .flatMap((text) => text.split(','))
+    .map((text) => text.trim())
+    .filter((text) => text !== '')
+  for (const prefix of given.map(parsePrefix)) {
+    const found = unusable.find((other) => prefixesOverlap(other, prefix))
+    if (!found) continue
+    const text = `${formatPrefix(prefix)} reaches into ${formatPrefix(found)}, which no member can use`
+    throw new NsmError('USAGE', text, 'choose a private prefix, like 10.64.0.0/16 or fd64::/64')
+  }
+  return given.length === 0 ? ['10.64.0.0/16'] : given
+}
