@@ -1,4 +1,5 @@
 import type { MessagePort, Worker } from 'node:worker_threads'
+import type { Clock } from '../base/clock.ts'
 import { type ErrorData, errorFromData, NsmError, toNsmError } from '../base/errors.ts'
 import type { TunHandle } from './tun/linux-device.ts'
 import type { Wake } from './tun/linux-wake.ts'
@@ -52,16 +53,26 @@ export interface ControlParts {
   readonly worker: Worker
   readonly port: MessagePort
   readonly wake: Wake
+  readonly clock: Clock
 }
+
+/** Ours: a thread boots in 0.2 s on an idle machine; one that takes longer than this never will. */
+export const startLimitMs = 10_000
+/** Ours: answers take under a millisecond; a thread that is silent for so long is stuck. */
+export const answerLimitMs = 5_000
+/** Ours: what a thread gets to end by itself, and then what it gets to be ended. Both together stay below a second. */
+export const politeEndMs = 500
+export const forcedEndMs = 400
 
 type Waiting = {
   readonly resolve: (stats: TunnelStats | undefined) => void
-  readonly reject: (error: NsmError) => void
+  readonly reject: (error: unknown) => void
 }
 
 /**
  * The main thread's end of one packet worker. The worker blocks in poll and gets no message there, so each request also
- * writes its eventfd. Worker -> main needs none: the main thread has an event loop.
+ * writes its eventfd. Worker -> main needs none: the main thread has an event loop. Nothing here waits without a limit
+ * for a thread that hangs.
  */
 export class WorkerControl {
   /** Resolves when the worker ended although nobody closed it. */
@@ -72,111 +83,131 @@ export class WorkerControl {
   onLocal: ((packet: Uint8Array) => void) | undefined
   readonly #parts: ControlParts
   readonly #waiting = new Map<number, Waiting>()
-  readonly #ended: Promise<void>
+  readonly #ready = Promise.withResolvers<void>()
+  readonly #failed = Promise.withResolvers<NsmError>()
+  readonly #ended = Promise.withResolvers<void>()
   #nextId = 1
   #closing = false
   #failure: NsmError | undefined
 
   constructor(parts: ControlParts) {
     this.#parts = parts
-    const ready = Promise.withResolvers<void>()
-    const failed = Promise.withResolvers<NsmError>()
-    const ended = Promise.withResolvers<void>()
-    this.ready = ready.promise
-    this.failed = failed.promise
-    this.#ended = ended.promise
-    parts.port.on('message', (message: WorkerMessage) => {
-      if (message.kind === 'ready') ready.resolve()
-      else this.#receive(message)
-    })
+    this.ready = this.#ready.promise
+    this.failed = this.#failed.promise
+    this.ready.catch(() => {})
+    parts.port.on('message', (message: WorkerMessage) => this.#receive(message))
     parts.worker.once('error', (error) => {
       this.#failure ??= workerLost(error)
     })
     const exited = new Promise<void>((resolve) => parts.worker.once('exit', () => resolve()))
     // The port closes behind its last message, which may say why the thread ended.
     const drained = new Promise<void>((resolve) => parts.port.once('close', resolve))
-    void Promise.all([exited, drained]).then(() => {
-      this.#end()
-      if (!this.#closing) failed.resolve(this.#failure ?? workerLost())
-      ready.reject(this.#failure ?? workerLost())
-      ended.resolve()
-    })
-    ready.promise.catch(() => {})
+    void Promise.all([exited, drained]).then(() => this.#end())
     wakeAtExit.add(parts.wake)
   }
 
-  /** Lets a thread that was booted run; `ready` resolves when it does. A thread that runs keeps the process alive. */
-  start(start: WorkerStart): Promise<void> {
+  /** True when the thread is gone. */
+  get ended(): boolean {
+    return this.#failure !== undefined
+  }
+
+  /** Lets a thread that was booted run; resolves when packets can flow. A thread that runs keeps the process alive. */
+  async start(start: WorkerStart, signal?: AbortSignal): Promise<void> {
     this.#parts.worker.ref()
     this.#parts.port.ref()
     this.#parts.port.postMessage(start)
-    return this.ready
+    const stop = Promise.withResolvers<never>()
+    const onAbort = () => stop.reject(signal?.reason)
+    const cancel = this.#parts.clock.after(startLimitMs, () => {
+      stop.reject(new NsmError('LOST', `the packet worker did not start in ${startLimitMs / 1_000} s`, 'try again'))
+    })
+    signal?.addEventListener('abort', onAbort, { once: true })
+    await Promise.race([this.ready, stop.promise]).finally(() => {
+      cancel()
+      signal?.removeEventListener('abort', onAbort)
+    })
   }
 
-  /** Sends a request and waits for its answer; an abort rejects with the signal's reason. */
+  /**
+   * Sends a request and waits for its answer; an abort rejects with the signal's reason. Throws `LOST` when the thread
+   * is gone or silent. A handshake waits for the peer, so it alone has no limit but the signal.
+   */
   async ask(request: Request, signal?: AbortSignal): Promise<TunnelStats | undefined> {
     signal?.throwIfAborted()
-    const { id, answer } = this.#post(request)
-    if (!signal) return answer
-    const aborted = Promise.withResolvers<never>()
+    if (this.#failure) throw this.#failure
+    const { promise, resolve, reject } = Promise.withResolvers<TunnelStats | undefined>()
+    const id = this.#post(request)
+    this.#waiting.set(id, { resolve, reject })
+    const silent = () => reject(new NsmError('LOST', 'the packet worker does not answer', 'connect again'))
+    const cancel = request.kind === 'handshake' ? undefined : this.#parts.clock.after(answerLimitMs, silent)
     const onAbort = () => {
-      this.#waiting.delete(id)
       this.tell({ kind: 'cancel', requestId: id })
-      aborted.reject(signal.reason)
+      reject(signal?.reason)
     }
-    signal.addEventListener('abort', onAbort, { once: true })
-    return Promise.race([answer, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort))
+    signal?.addEventListener('abort', onAbort, { once: true })
+    return promise.finally(() => {
+      this.#waiting.delete(id)
+      cancel?.()
+      signal?.removeEventListener('abort', onAbort)
+    })
   }
 
-  /** Sends a request without waiting for the answer. */
+  /** Sends a request whose answer nobody waits for. */
   tell(request: Request): void {
-    const { answer } = this.#post(request)
-    answer.catch(() => {})
+    if (!this.#failure) this.#post(request)
   }
 
-  /** Ends the worker and waits for it. */
+  /** Ends the worker and waits for it, by force if need be; within a second in any case. */
   async close(): Promise<void> {
     if (!this.#closing) {
       this.#closing = true
       this.tell({ kind: 'close' })
+      const { clock } = this.#parts
+      let cancel = clock.after(politeEndMs, () => {
+        cancel = clock.after(forcedEndMs, () => this.#abandon())
+        void this.#parts.worker.terminate()
+      })
+      void this.#ended.promise.then(() => cancel())
     }
-    await this.#ended
+    await this.#ended.promise
   }
 
-  #post(request: Request): { readonly id: number; readonly answer: Promise<TunnelStats | undefined> } {
+  #post(request: Request): number {
     const id = this.#nextId++
-    const { promise, resolve, reject } = Promise.withResolvers<TunnelStats | undefined>()
-    if (this.#failure) reject(this.#failure)
-    else {
-      this.#waiting.set(id, { resolve, reject })
-      const numbered: NumberedRequest = { id, request }
-      this.#parts.port.postMessage(numbered)
-      this.#parts.wake.wake()
-    }
-    return { id, answer: promise }
+    const numbered: NumberedRequest = { id, request }
+    this.#parts.port.postMessage(numbered)
+    this.#parts.wake.wake()
+    return id
   }
 
-  #receive(message: Exclude<WorkerMessage, { kind: 'ready' }>): void {
-    if (message.kind === 'local') this.onLocal?.(message.packet)
+  #receive(message: WorkerMessage): void {
+    if (message.kind === 'ready') this.#ready.resolve()
+    else if (message.kind === 'local') this.onLocal?.(message.packet)
     else if (message.kind === 'failed') this.#failure = errorFromData(message.error)
     else this.#answer(message)
   }
 
   #answer(message: Extract<WorkerMessage, { kind: 'answer' }>): void {
     const waiting = this.#waiting.get(message.id)
-    this.#waiting.delete(message.id)
     if (message.error) waiting?.reject(errorFromData(message.error))
     else waiting?.resolve(message.stats)
+  }
+
+  /** A thread that cannot be ended, as one that only collects garbage, must not keep the process alive. */
+  #abandon(): void {
+    this.#parts.worker.unref()
+    this.#parts.port.close()
+    this.#end()
   }
 
   /** After the thread's end nothing answers any more. */
   #end(): void {
     wakeAtExit.delete(this.#parts.wake)
-    if (!this.#closing) this.#failure ??= workerLost()
-    const error = this.#failure ?? new NsmError('NOT_READY', 'the tunnel is closed', 'connect again')
-    this.#failure = error
-    for (const { reject } of this.#waiting.values()) reject(error)
-    this.#waiting.clear()
+    this.#failure ??= this.#closing ? new NsmError('NOT_READY', 'the tunnel is closed', 'connect again') : workerLost()
+    if (!this.#closing) this.#failed.resolve(this.#failure)
+    this.#ready.reject(this.#failure)
+    for (const { reject } of this.#waiting.values()) reject(this.#failure)
+    this.#ended.resolve()
   }
 }
 

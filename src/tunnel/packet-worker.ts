@@ -1,4 +1,5 @@
 import { MessageChannel } from 'node:worker_threads'
+import { systemClock } from '../base/clock.ts'
 import { type WorkerBoot, WorkerControl, type WorkerStart } from './control.ts'
 import { startWorkerThread } from './sys/native.ts'
 import { loadPlatform } from './tun/open.ts'
@@ -18,31 +19,35 @@ export interface PacketWorker {
 
 /** Boots a thread ahead of the tunnel that will need it: some 200 ms less to wait then. One is kept at most. */
 export async function preparePacketWorker(): Promise<void> {
-  spare ??= bootWorker()
-  spare.catch(() => {
-    spare = undefined
-  })
+  const known = spare
+  if (await aliveOf(known)) return
+  if (spare === known) spare = bootWorker()
   await spare
 }
 
 /** Starts a worker with its engine and resolves when packets can flow. */
 export async function startPacketWorker(settings: PacketWorkerSettings, signal?: AbortSignal): Promise<PacketWorker> {
-  const booting = spare ?? bootWorker()
+  const taken = spare
   spare = undefined
-  const { control, close } = await booting
+  const { control, close } = (await aliveOf(taken)) ?? (await bootWorker())
   const { onLocal, ...start } = settings
   control.onLocal = onLocal
   try {
     signal?.throwIfAborted()
     // A copy of its own: what shares memory with it, as in a pooled Buffer, would cross as well.
-    await control.start({ ...start, privateKey: Uint8Array.from(settings.privateKey) })
+    await control.start({ ...start, privateKey: Uint8Array.from(settings.privateKey) }, signal)
     tested = true
-    signal?.throwIfAborted()
   } catch (error) {
     await close()
     throw error
   }
   return { control, close }
+}
+
+/** Nothing for a thread that ended before anybody needed it. */
+async function aliveOf(booted: Promise<PacketWorker> | undefined): Promise<PacketWorker | undefined> {
+  const worker = await booted?.catch(() => undefined)
+  return worker?.control.ended ? undefined : worker
 }
 
 async function bootWorker(): Promise<PacketWorker> {
@@ -53,7 +58,7 @@ async function bootWorker(): Promise<PacketWorker> {
   const { port1, port2 } = new MessageChannel()
   const boot: WorkerBoot = { module: compiled, wakeFd: wake.fd, port: port2, selfTest: !tested }
   const worker = startWorkerThread({ name: 'packets', workerData: boot, transferList: [port2], resourceLimits })
-  const control = new WorkerControl({ worker, port: port1, wake })
+  const control = new WorkerControl({ worker, port: port1, wake, clock: systemClock })
   worker.unref()
   port1.unref()
   let closed: Promise<void> | undefined

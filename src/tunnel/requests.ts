@@ -66,7 +66,7 @@ export class Requests {
       case 'sendLocal':
         engine.fromLocal(request.packet, clock.monotonicMs())
         pump.deliver()
-        return undefined
+        return 'later'
       case 'stats':
         return this.#stats()
       case 'close':
@@ -97,16 +97,19 @@ export class Requests {
     }
   }
 
-  /** The engine's clock moves first: a second initiation with the stamp of the first would be refused. */
+  /**
+   * The timers run behind it: a keepalive that is due then finds the handshake in flight and starts no second one, and
+   * the engine tells a session's age from its last tick on.
+   */
   #handshake(id: number, publicKey: Uint8Array): 'later' {
     const { engine, pump, clock } = this.#parts
     const peer = this.#peers.get(keyText(publicKey))
     if (peer === undefined) throw unknownPeer()
     const startedMs = clock.monotonicMs()
-    engine.tick(startedMs)
-    pump.deliver()
     this.#handshakes.set(id, { peer, startedMs })
-    engine.handshake(peer)
+    engine.handshake(peer, startedMs)
+    pump.deliver()
+    engine.tick(startedMs)
     pump.deliver()
     return 'later'
   }

@@ -18,6 +18,8 @@ export class LinuxUdpSocket implements UdpSocket {
   readonly #single = new MessageHeaders(segmentsMax)
   readonly #poll: NativeBuffer = allocateNative(8)
   #segments: boolean
+  /** Waits for room that are left to this burst. */
+  #waitsLeft = 0
   #received = 0
   #sent = 0
   #sentSegments = 0
@@ -59,6 +61,7 @@ export class LinuxUdpSocket implements UdpSocket {
   }
 
   send(messages: Descriptors, count: number): void {
+    this.#waitsLeft = fullWaitsMax
     for (let from = 0; from < count; from += batchMessages) {
       this.#sendBatch(messages, from, Math.min(count - from, batchMessages))
     }
@@ -92,9 +95,7 @@ export class LinuxUdpSocket implements UdpSocket {
         continue
       }
       const run = this.#segments ? count - done : 1
-      const sent = this.#retrying(() =>
-        this.#libc.sendmmsg(this.#fd, this.#out.address + done * this.#out.stride, run, 0),
-      )
+      const sent = this.#sendSome(this.#out.address + done * this.#out.stride, run)
       if (sent > 0) {
         for (let i = 0; i < sent; i++) this.#countSent(first + (done + i) * descriptorWords)
         done += sent
@@ -139,8 +140,7 @@ export class LinuxUdpSocket implements UdpSocket {
     this.#splits++
     let done = 0
     while (done < count) {
-      const pointer = this.#single.address + done * this.#single.stride
-      const sent = this.#retrying(() => this.#libc.sendmmsg(this.#fd, pointer, count - done, 0))
+      const sent = this.#sendSome(this.#single.address + done * this.#single.stride, count - done)
       if (sent > 0) this.#sentSegments += sent
       else this.#errors++
       if (sent <= 0 && done === 0) return false
@@ -150,16 +150,18 @@ export class LinuxUdpSocket implements UdpSocket {
     return true
   }
 
-  /** The result, or a negative error number; waits a bounded time for room in the socket buffer. */
-  #retrying(call: () => number): number {
-    for (let attempt = 0; ; attempt++) {
-      const result = call()
+  /** Messages sent, or a negative error number; a full socket buffer is waited for, a bounded time per burst. */
+  #sendSome(pointer: number, count: number): number {
+    for (;;) {
+      const sent = this.#libc.sendmmsg(this.#fd, pointer, count, 0)
       this.#calls++
-      if (result > 0) return result
+      if (sent > 0) return sent
       const number = this.#libc.errno()
+      if (number === errno.EINTR) continue
       const full = number === errno.EAGAIN || number === errno.ENOBUFS
-      if (attempt >= fullWaitsMax || !(full || number === errno.EINTR)) return -number
-      if (full) this.#libc.poll(this.#poll.address, 1, fullWaitMs)
+      if (!full || this.#waitsLeft === 0) return -number
+      this.#waitsLeft--
+      this.#libc.poll(this.#poll.address, 1, fullWaitMs)
     }
   }
 }
@@ -186,7 +188,7 @@ function unmapIpv4(u32: Uint32Array, at: number): void {
 const batchMessages = 16
 /** [Linux include/linux/udp.h] UDP_MAX_SEGMENTS is 64 before 6.9 and 128 after. */
 const segmentsMax = 128
-/** Ours: a full socket buffer is waited for 3 x 10 ms, then the packets are lost, as on a full link. */
+/** Ours: a burst waits 3 x 10 ms for room in the socket buffer, then the rest of it is lost, as on a full link. */
 const fullWaitsMax = 3
 const fullWaitMs = 10
 const POLLOUT = 4

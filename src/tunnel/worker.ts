@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { flushCompileCache } from 'node:module'
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { systemClock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
@@ -43,6 +44,8 @@ async function run(boot: WorkerBoot): Promise<void> {
     const requests = new Requests({ engine, pump, clock: systemClock, say, counters })
     const fds = setup.tun ? [setup.tun.fd, setup.udp.fd] : [setup.udp.fd]
     say({ kind: 'ready' })
+    // This thread never gets to the end at which Node would write it, nor does a process that is killed.
+    flushCompileCache()
     loop({ pump, requests, port: boot.port, waiter: new platform.PollWaiter(fds, boot.wakeFd) })
   } catch (error) {
     say({ kind: 'failed', error: toNsmError(error).toData() })

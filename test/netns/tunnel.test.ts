@@ -36,7 +36,7 @@ const memberConfig = (i: number): Partial<ProgramConfig> => ({
       publicKey: publicKeys[2] ?? '',
       keepaliveSeconds: 25,
       endpoint: { address: i === 0 ? '192.0.2.3' : 'fd99::3', port: wireguardPort },
-      allowedPrefixes: ['10.64.0.0/16', 'fd64::/64'],
+      allowedPrefixes: ['10.64.0.0/16', 'fd64::/64', ...(i === 0 ? ['192.0.2.0/24'] : [])],
     },
   ],
 })
@@ -109,7 +109,21 @@ describe.skipIf(reason)(`tunnel in network namespaces${reason ? `: skipped, ${re
     expect(routes.trim()).toBe('10.64.0.0/16 proto static scope link')
     const shown = await inside(alice, 'ip', '-o', 'address', 'show', 'dev', 'nsm0')
     expect(shown.match(/inet6? \S+/g)).toEqual(['inet 10.64.0.2/32', 'inet6 fd64::2/128'])
-    expect(await inside(alice, 'ip', '-d', 'link', 'show', 'nsm0')).toContain('gso_max_segs 44')
+    const link = await inside(alice, 'ip', '-d', 'link', 'show', 'nsm0')
+    expect(link).toContain('gso_max_segs 44')
+    expect(link).toContain('qlen 2000')
+  })
+
+  test('a route of the hub into the tunnel makes no loop: the datagrams are dropped and counted', async () => {
+    const [before] = await countersOf(members)
+    await inside(alice, 'ip', 'route', 'add', '192.0.2.3/32', 'dev', 'nsm0', 'src', '192.0.2.1')
+    await inside(alice, 'ping', '-c', '5', '-i', '0.2', '-W', '1', '10.64.0.3').catch(() => '')
+    const [after] = await countersOf(members)
+    await inside(alice, 'ip', 'route', 'del', '192.0.2.3/32', 'dev', 'nsm0')
+    const grown = (name: string) => (after?.[name] ?? 0) - (before?.[name] ?? 0)
+    expect(grown('looped')).toBeGreaterThan(0)
+    expect(grown('udpSentSegments')).toBeLessThan(20)
+    expect(await ping(alice, '10.64.0.3')).toContain(' 0% packet loss')
   })
 
   test('a second tunnel of the same name is CONFLICT and names it', async () => {

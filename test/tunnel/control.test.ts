@@ -3,7 +3,9 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { MessageChannel, Worker } from 'node:worker_threads'
 import { describe, expect, test } from 'vitest'
-import { WorkerControl } from '../../src/tunnel/control.ts'
+import type { WorkerStart } from '../../src/tunnel/control.ts'
+import { answerLimitMs, forcedEndMs, politeEndMs, startLimitMs, WorkerControl } from '../../src/tunnel/control.ts'
+import { createFakeClock } from '../support/fake-clock.ts'
 
 /** A control over a thread that runs `source`; counts the wakes. */
 function start(source: string) {
@@ -12,10 +14,13 @@ function start(source: string) {
   const wakes = { count: 0 }
   const wake = { fd: -1, wake: () => void wakes.count++, close: () => {} }
   const locals: Uint8Array[] = []
-  const control = new WorkerControl({ worker, port: port1, wake })
+  const clock = createFakeClock()
+  const control = new WorkerControl({ worker, port: port1, wake, clock })
   control.onLocal = (packet) => void locals.push(packet)
-  return { control, wakes, locals }
+  return { control, wakes, locals, clock, worker }
 }
+
+const anyStart: WorkerStart = { kind: 'hub', privateKey: new Uint8Array(32), udp: { fd: -1 } }
 
 const prelude = `const { port } = require('node:worker_threads').workerData; const say = (m) => port.postMessage(m);`
 /** Answers everything but handshakes; ends at close. */
@@ -74,6 +79,76 @@ describe('WorkerControl', () => {
     expect(await control.failed).toMatchObject({ code: 'LOST', message: expect.stringContaining(message) })
     await expect(control.ask({ kind: 'stats' })).rejects.toMatchObject({ code: 'LOST' })
     await control.close()
+  })
+
+  test('a thread that never gets ready is LOST after the limit, and close ends it', async () => {
+    const { control, clock } = start(`${prelude} for (;;) {}`)
+    const started = control.start(anyStart)
+    started.catch(() => {})
+    await clock.advance(startLimitMs - 1)
+    await expect(Promise.race([started, 'waiting'])).resolves.toBe('waiting')
+    await clock.advance(1)
+    await expect(started).rejects.toMatchObject({ code: 'LOST', message: expect.stringContaining('did not start') })
+    const closed = control.close()
+    await clock.advance(politeEndMs)
+    await closed
+    expect(clock.waiting).toBe(0)
+  })
+
+  test('an abort ends the wait for a thread that never gets ready', async () => {
+    const { control, clock } = start(`${prelude} port.on('message', ({ request }) => request && port.close())`)
+    const controller = new AbortController()
+    const started = control.start(anyStart, controller.signal)
+    controller.abort(new Error('too late'))
+    await expect(started).rejects.toThrow('too late')
+    expect(clock.waiting).toBe(0)
+    await control.close()
+  })
+
+  test('a thread that does not answer is LOST for every request but a handshake, which has its signal', async () => {
+    const { control, clock } = start(`${prelude} say({ kind: 'ready' }); for (;;) {}`)
+    await control.start(anyStart)
+    const handshake = control.ask({ kind: 'handshake', publicKey: new Uint8Array() }, AbortSignal.timeout(60_000))
+    handshake.catch(() => {})
+    const stats = control.ask({ kind: 'stats' })
+    stats.catch(() => {})
+    await clock.advance(answerLimitMs)
+    await expect(stats).rejects.toMatchObject({ code: 'LOST', message: 'the packet worker does not answer' })
+    await expect(Promise.race([handshake, 'waiting'])).resolves.toBe('waiting')
+    const closed = control.close()
+    await clock.advance(politeEndMs)
+    await closed
+    await expect(handshake).rejects.toMatchObject({ code: 'NOT_READY' })
+    await expect(control.ask({ kind: 'stats' })).rejects.toMatchObject({ code: 'NOT_READY' })
+  })
+
+  test('close resolves within its limits also when the thread cannot be ended', async () => {
+    const { control, clock, worker } = start(`${prelude} for (;;) {}`)
+    const done: string[] = []
+    const terminate = worker.terminate.bind(worker)
+    worker.unref = () => void done.push('unref')
+    worker.terminate = () => {
+      done.push('terminate')
+      return new Promise(() => {})
+    }
+    const waiting = control.ask({ kind: 'stats' })
+    waiting.catch(() => {})
+    const [first, second] = [control.close(), control.close()]
+    await clock.advance(politeEndMs)
+    expect(done).toEqual(['terminate'])
+    await clock.advance(forcedEndMs)
+    await Promise.all([first, second])
+    expect(done).toEqual(['terminate', 'unref'])
+    await expect(waiting).rejects.toMatchObject({ code: 'NOT_READY' })
+    await terminate()
+  })
+
+  test('a request that nobody waits for is no longer sent to a thread that is gone', async () => {
+    const { control, wakes } = start(`${prelude} say({ kind: 'ready' }); process.exit(3)`)
+    await control.failed
+    control.tell({ kind: 'sendLocal', packet: Uint8Array.of(1) })
+    expect(wakes.count).toBe(0)
+    expect(control.ended).toBe(true)
   })
 
   test('a thread that fails before it is ready rejects ready', async () => {

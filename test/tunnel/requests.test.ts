@@ -27,6 +27,19 @@ describe('Requests', () => {
     expect(star.alice.said).toContainEqual({ kind: 'answer', id: 8 })
   })
 
+  test('handshake of a peer whose keepalive is due sends one initiation, not two', () => {
+    const allowedPrefixes = ['10.64.0.0/16']
+    const endpoint = { address: '192.0.2.3', port: 51_820 }
+    const peer = { publicKey: star.hub.publicKey, keepaliveSeconds: 25, endpoint, allowedPrefixes }
+    ask(star.alice, 1, { kind: 'setPeer', peer })
+    ask(star.alice, 2, { kind: 'handshake', publicKey: star.hub.publicKey })
+    star.settle()
+    star.alice.pump.tick()
+    star.settle()
+    expect(star.alice.engine.counters()).toMatchObject({ initiationsSent: 1, handshakesCompleted: 1 })
+    expect(star.hub.engine.counters()).toMatchObject({ handshakesCompleted: 1 })
+  })
+
   test('handshake with an unknown peer is NOT_FOUND', () => {
     ask(star.alice, 9, { kind: 'handshake', publicKey: stranger })
     expect(star.alice.said).toContainEqual(

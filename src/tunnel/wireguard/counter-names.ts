@@ -23,6 +23,8 @@ export const counterNames = [
   'hairpin',
   'notDrained',
   'roamed',
+  'looped',
+  'localLimited',
 ] as const
 
 /** Name of one counter. */

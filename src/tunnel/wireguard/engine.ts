@@ -69,7 +69,7 @@ export interface WireGuardEngine {
   /** Which packets may be merged for the TUN device; both at first. Kernels before 6.2 take no merged UDP. */
   setMerging(protocols: { readonly tcp: boolean; readonly udp: boolean }): void
   /** Starts a handshake, also when one is in flight. */
-  handshake(peer: number): void
+  handshake(peer: number, nowMs: number): void
   fromNetwork(count: number, nowMs: number): void
   fromDevice(count: number, nowMs: number): void
   /** Routes a raw IP packet made by JavaScript to its peer. */
@@ -150,8 +150,8 @@ function createBursts({ exports, layout, u8, u32 }: EngineParts, time: EngineTim
   }
   return {
     result,
-    handshake(peer: number) {
-      exports.handshake(peer)
+    handshake(peer: number, nowMs: number) {
+      exports.handshake(peer, moment(nowMs))
       readResult()
     },
     fromNetwork(count: number, nowMs: number) {

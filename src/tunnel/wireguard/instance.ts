@@ -12,7 +12,7 @@ export interface EngineExports {
   peer_of(): number
   set_gateways(count: number, ports: number): void
   set_merging(tcp: number, udp: number): void
-  handshake(peer: number): void
+  handshake(peer: number, nowMs: number): void
   from_network(count: number, nowMs: number): void
   from_device(count: number, nowMs: number): void
   from_local(bytes: number, nowMs: number): void

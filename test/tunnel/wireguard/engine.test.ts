@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { counterNames } from '../../../src/tunnel/wireguard/counter-names.ts'
 import { createEngine, generatePrivateKey } from '../../../src/tunnel/wireguard/engine.ts'
 import { instantiate } from '../../../src/tunnel/wireguard/instance.ts'
-import { plainRead, udpPacket } from './packets.ts'
+import { plainRead, tcpPacket, udpPacket } from './packets.ts'
 import {
   carry,
   collect,
@@ -77,16 +77,17 @@ test('engine drops a datagram that it has seen', () => {
   expect(b.engine.counters()['replayed']).toBe(1)
 })
 
-test('engine takes datagrams in any order within its window of 1,024 and none from before it', () => {
+test('engine takes datagrams once in any order within its window of 2,048 and none from before it', () => {
   const { a, b } = connectedPair()
   const early = sealed(a, aToB(8), 2)
-  const shuffled = Array.from({ length: 1_000 }, () => sealed(a, aToB(8), 2)).reverse()
-  for (const datagram of shuffled) receiveBytes(b, datagram, a.at, 2)
-  expect(b.writes).toHaveLength(1_000)
-  for (let i = 0; i < 30; i++) receiveBytes(b, sealed(a, aToB(8), 2), a.at, 2)
+  const shuffled = Array.from({ length: 2_000 }, () => sealed(a, aToB(8), 2)).reverse()
+  for (const datagram of [...shuffled, ...shuffled]) receiveBytes(b, datagram, a.at, 2)
+  expect(b.writes).toHaveLength(2_000)
+  expect(b.engine.counters()['replayed']).toBe(2_000)
+  for (let i = 0; i < 50; i++) receiveBytes(b, sealed(a, aToB(8), 2), a.at, 2)
   receiveBytes(b, early, a.at, 2)
-  expect(b.writes).toHaveLength(1_030)
-  expect(b.engine.counters()['replayed']).toBe(1)
+  expect(b.writes).toHaveLength(2_050)
+  expect(b.engine.counters()['replayed']).toBe(2_001)
 })
 
 test.each([
@@ -219,7 +220,7 @@ test('engine is silent to a removed peer', () => {
   const { a, b, toA } = connectedPair()
   b.engine.removePeer(toA)
   expect(receiveBytes(b, sealed(a, aToB(10), 2), a.at, 2)).toEqual([])
-  a.engine.handshake(0)
+  a.engine.handshake(0, 1)
   expect(receive(b, collect(a, 2), a.at, 2)).toEqual([])
   expect(b.engine.stats(toA)).toMatchObject({ endpoint: undefined, receivedBytes: 0 })
 })
@@ -249,7 +250,7 @@ test('engine refuses keys that are not 32 bytes', () => {
 test('engine ignores handles that were never given', () => {
   const { engine } = createNode('hub', '192.0.2.1')
   for (const peer of [0, 5, 1_000_000, -1]) {
-    engine.handshake(peer)
+    engine.handshake(peer, 1)
     engine.removePeer(peer)
     expect(engine.stats(peer).endpoint).toBeUndefined()
   }
@@ -302,4 +303,22 @@ test('engine moves a prefix to the peer that got it last and not back', () => {
   engine.removePeer(second)
   expect(peer()).toBeUndefined()
   expect(engine.counters()['noRoute']).toBe(1)
+})
+
+test.each([
+  ['IPv4', '192.0.2.2', '10.0.0.1', 51_820],
+  ['IPv6', 'fd99::2', 'fd00::1', 51_820],
+] as const)('engine drops its own %s datagrams that the machine routes into the tunnel', (_, address, from, port) => {
+  const node = createNode('member', '192.0.2.1')
+  const { publicKey } = createNode('member', '192.0.2.2')
+  join(node, { publicKey, endpoint: { address, port }, allowedPrefixes: ['0.0.0.0/0', '::/0'] })
+  const outer = udpPacket({ from, to: address, toPort: port, payload: Buffer.alloc(148) })
+  const others = [
+    udpPacket({ from, to: address, toPort: port + 1 }),
+    tcpPacket({ from, to: address, toPort: port, payload: Buffer.from('x') }),
+  ]
+  expect(deviceReads(node, [plainRead(outer)], 1)).toEqual([])
+  expect(node.engine.counters()).toMatchObject({ looped: 1, initiationsSent: 0 })
+  deviceReads(node, others.map(plainRead), 1)
+  expect(node.engine.counters()).toMatchObject({ looped: 1, initiationsSent: 1 })
 })

@@ -49,7 +49,7 @@ test('engine refuses a handshake when the preshared keys differ', () => {
   const b = createNode('member', '192.0.2.2')
   const toB = join(a, { publicKey: b.publicKey, endpoint: b.at, presharedKey: randomBytes(32) })
   join(b, { publicKey: a.publicKey, presharedKey: randomBytes(32) })
-  a.engine.handshake(toB)
+  a.engine.handshake(toB, 1)
   carry([a, b], a, collect(a, 1), 1)
   expect(a.engine.stats(toB).lastHandshakeAgeMs).toBeUndefined()
   expect(a.engine.counters()['unauthentic']).toBe(1)
@@ -59,14 +59,14 @@ test('engine stays silent to an unknown static key', () => {
   const a = createNode('member', '192.0.2.1')
   const b = createNode('member', '192.0.2.2')
   const toB = join(a, { publicKey: b.publicKey, endpoint: b.at })
-  a.engine.handshake(toB)
+  a.engine.handshake(toB, 1)
   expect(receive(b, collect(a, 1), a.at, 1)).toEqual([])
   expect(b.engine.counters()['unknownKey']).toBe(1)
 })
 
 test('engine stays silent to an initiation whose mac1 is for another key', () => {
   const { a, b, toB } = createPair()
-  a.engine.handshake(toB)
+  a.engine.handshake(toB, 1)
   const [run] = collect(a, 1)
   run?.bytes.fill(0, 116, 120)
   expect(receive(b, run ? [run] : [], a.at, 1)).toEqual([])
@@ -75,7 +75,7 @@ test('engine stays silent to an initiation whose mac1 is for another key', () =>
 
 test('engine accepts an initiation once', () => {
   const { a, b, toB } = createPair()
-  a.engine.handshake(toB)
+  a.engine.handshake(toB, 1)
   const initiation = collect(a, 1)
   expect(receive(b, initiation, a.at, 1)).toHaveLength(1)
   expect(receive(b, initiation, a.at, 1)).toEqual([])
@@ -115,7 +115,7 @@ test('engine goes back to the configured endpoint when a roamed one stays silent
   receiveBytes(a, sealed(b, bToA(10), 2), { address: '198.51.100.9', port: 4_000 }, 2)
   expect(a.engine.stats(toB).endpoint?.address).toBe('198.51.100.9')
   for (let i = 0; i < 3; i++) {
-    a.engine.handshake(toB)
+    a.engine.handshake(toB, 1)
     collect(a, 2)
   }
   expect(a.engine.stats(toB).endpoint).toEqual(b.at)
@@ -179,7 +179,7 @@ test('engine sends a keepalive only when nothing else was sent for that long', (
 test('engine under load asks for a cookie and lets the next initiation with it in', () => {
   const { a, b, toB, both } = createPair()
   for (let i = 0; i < 70; i++) {
-    a.engine.handshake(toB)
+    a.engine.handshake(toB, 1)
     carry(both, a, collect(a, 1), 1)
   }
   const counters = b.engine.counters()
@@ -192,7 +192,7 @@ test('engine under load asks for a cookie and lets the next initiation with it i
 test('engine under load gives no source more than its share of handshakes', () => {
   const { a, b, toB, both } = createPair()
   for (let i = 0; i < 300; i++) {
-    a.engine.handshake(toB)
+    a.engine.handshake(toB, 1)
     carry(both, a, collect(a, 1), 1)
   }
   expect(b.engine.counters()['handshakesCompleted']).toBeLessThanOrEqual(64 + 5)
@@ -203,7 +203,7 @@ test('engine binds a cookie to the IPv6 address that asked', () => {
   const { a, b, toB } = createPair()
   const v6 = { address: '2001:db8::1', port: 1_000 }
   const exchange = (from: { address: string; port: number }) => {
-    a.engine.handshake(toB)
+    a.engine.handshake(toB, 1)
     const answers = receive(b, collect(a, 1), from, 1)
     receive(a, answers, b.at, 1)
     return answers.map((run) => run.bytes.length)

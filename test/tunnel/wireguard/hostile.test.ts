@@ -58,7 +58,7 @@ test('engine takes any inner packet from an authentic peer without failing', () 
   const member = createNode('member', '192.0.2.51')
   join(hub, { publicKey: member.publicKey, allowedPrefixes: ['0.0.0.0/0', '::/0'] })
   const toHub = join(member, { publicKey: hub.publicKey, endpoint: hub.at, allowedPrefixes: ['0.0.0.0/0', '::/0'] })
-  member.engine.handshake(toHub)
+  member.engine.handshake(toHub, 1)
   carry([hub, member], member, collect(member, 1), 1)
   // The device path wants a sane IP header, so the version and lengths are right and all else is anything.
   const packet = fc.tuple(fc.boolean(), fc.uint8Array({ minLength: 40, maxLength: 300 })).map(([v6, filler]) => {
@@ -135,7 +135,7 @@ test('engine lets an honest peer in while strangers flood it with initiations', 
     flooder.engine.tick(nowMs)
     collect(flooder, nowMs)
     for (let i = 0; i < 100; i++) {
-      flooder.engine.handshake(0)
+      flooder.engine.handshake(0, 1)
       const from = { address: `198.51.${i}.${(nowMs / 500) % 250}`, port: 1 }
       receive(hub, collect(flooder, nowMs), from, nowMs)
     }

@@ -25,7 +25,7 @@ function createStar() {
   const all = [hub, a, b]
   for (const node of all) node.engine.tick(1)
   for (const node of [a, b]) {
-    node.engine.handshake(0)
+    node.engine.handshake(0, 1)
     carry(all, node, collect(node, 1), 1)
   }
   return { hub, a, b, all }
@@ -178,8 +178,8 @@ test('hub stages for a member that has an endpoint and drops for one that has no
   expect(b.writes).toEqual([])
 })
 
-test('hub works through bursts that overflow the output for JavaScript', () => {
-  const { hub, a, all } = createStar()
+test("hub works through bursts that overflow the output for JavaScript, up to a member's share", () => {
+  const { hub, a, b, all } = createStar()
   const query = udpPacket({ from: '10.7.0.2', to: '10.7.0.1', toPort: 53, payload: randomBytes(1_200) })
   const sends = Array.from({ length: 16 }, () =>
     deviceReads(
@@ -189,7 +189,12 @@ test('hub works through bursts that overflow the output for JavaScript', () => {
     ),
   ).flat()
   carry(all, a, sends, 2)
-  expect(hub.locals).toHaveLength(512)
+  expect(hub.locals).toHaveLength(500)
   expect(hub.locals.every((local) => local.bytes.equals(query))).toBe(true)
-  expect(hub.engine.counters()['notDrained']).toBe(0)
+  expect(hub.engine.counters()).toMatchObject({ notDrained: 0, localLimited: 12 })
+  const other = udpPacket({ from: '10.7.0.3', to: '10.7.0.1', toPort: 53, payload: randomBytes(100) })
+  carry(all, b, deviceReads(b, [plainRead(other)], 2), 2)
+  expect(hub.locals.at(-1)?.bytes).toEqual(other)
+  carry(all, a, deviceReads(a, [plainRead(query)], 1_002), 1_002)
+  expect(hub.locals).toHaveLength(502)
 })

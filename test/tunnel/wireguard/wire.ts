@@ -166,7 +166,7 @@ export function connectedPair(options: PairOptions = {}) {
   const pair = createPair(options)
   pair.a.engine.tick(1)
   pair.b.engine.tick(1)
-  pair.a.engine.handshake(pair.toB)
+  pair.a.engine.handshake(pair.toB, 1)
   carry(pair.both, pair.a, collect(pair.a, 1), 1)
   for (const node of pair.both) {
     node.sent.length = 0

@@ -141,11 +141,8 @@ pub extern "C" fn set_merging(tcp: u32, udp: u32) {
 
 /// Starts a handshake, also when one is in flight.
 #[no_mangle]
-pub extern "C" fn handshake(at: u32) {
-    let Some(device) = device() else { return };
-    device.begin(f64::NAN);
-    device.initiate(at, true);
-    publish(device, false);
+pub extern "C" fn handshake(at: u32, now_ms: f64) {
+    call(now_ms, |device| device.initiate(at, true));
 }
 
 /// `count` descriptors of the receive ring are filled.

@@ -37,10 +37,14 @@ pub enum Counter {
     /// Inputs lost because the host did not drain before the next burst.
     NotDrained,
     Roamed,
+    /// Our own outer datagram came out of the TUN device: its route leads into the tunnel.
+    Looped,
+    /// To a gateway's service, from a member or from all members together, faster than the host shall take them.
+    LocalLimited,
 }
 
 /// Number of counters.
-pub const COUNT: usize = Counter::Roamed as usize + 1;
+pub const COUNT: usize = Counter::LocalLimited as usize + 1;
 
 /// All counters; the host reads them in place.
 pub struct Counters(pub [u64; COUNT]);

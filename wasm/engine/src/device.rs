@@ -8,10 +8,11 @@ use crate::ip::Address;
 use crate::low_order::is_low_order;
 use crate::memory::{Descriptors, InputRing, Region, MARGIN, PACKET_MAX, VNET_BYTES};
 use crate::merge::Merge;
-use crate::peers::{Peer, Peers};
+use crate::peers::{Peer, Peers, LOCAL_TOTAL_RATE};
 use crate::routes::Routes;
 use crate::sends::Sends;
 use crate::source_limit::SourceLimit;
+use crate::token_bucket::TokenBucket;
 use crate::work::Work;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::Tunn;
@@ -63,6 +64,8 @@ pub struct Device {
     pub routes: Routes,
     pub gateway: Gateway,
     pub staged_total: usize,
+    /// Packets of all members to the host's services.
+    pub local_total: TokenBucket,
     pub received: InputRing,
     pub device_reads: Option<InputRing>,
     pub sends: Sends,
@@ -113,6 +116,7 @@ impl Device {
             routes: Routes::new(),
             gateway: Gateway::new(),
             staged_total: 0,
+            local_total: TokenBucket::new(LOCAL_TOTAL_RATE, 0.0),
             received: InputRing::new(RECEIVED_SLOTS, RECEIVED_SLOT_BYTES),
             device_reads: (!hub).then(|| InputRing::new(DEVICE_SLOTS, DEVICE_SLOT_BYTES)),
             sends: Sends::new(SENDS_DESCRIPTORS, SENDS_BYTES),

@@ -1,5 +1,6 @@
 //! A peer's outer address, kept as the Linux sockaddr the host sends with.
 
+use crate::ip::{Address, Ip, UDP};
 use crate::memory::Descriptor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,6 +30,24 @@ impl Endpoint {
     /// The source the host wrote into a descriptor.
     pub fn of(descriptor: &Descriptor) -> Option<Endpoint> {
         Endpoint::from_words(descriptor.address_bytes, &descriptor.address)
+    }
+
+    /// True when this inner packet is a datagram to the endpoint itself: an outer datagram that was routed into the tunnel.
+    /// Parts of one after the first have no port, so their address decides.
+    #[inline]
+    pub fn is_target_of(&self, ip: &Ip, packet: &[u8]) -> bool {
+        if ip.protocol != UDP || !self.is_at(ip.destination(packet)) {
+            return false;
+        }
+        let port = (self.words[0] >> 16) as u16;
+        ip.fragment || packet.get(ip.header + 2..ip.header + 4) == Some(&port.to_le_bytes()[..])
+    }
+
+    fn is_at(&self, address: Address) -> bool {
+        match self.ip() {
+            IpAddr::V4(own) => !address.v6 && address.bits == u128::from(u32::from(own)),
+            IpAddr::V6(own) => address.v6 && address.bits == u128::from(own),
+        }
     }
 
     /// The address without its port, which cookies are bound to.

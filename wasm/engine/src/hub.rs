@@ -5,6 +5,7 @@ use crate::counters::Counter;
 use crate::device::Device;
 use crate::ip::{source_routed, Address, Ip, ICMP, ICMP6, UDP};
 use crate::memory::Descriptor;
+use crate::peers::{LOCAL_RATE, LOCAL_TOTAL_RATE};
 
 /// TTL and hop limit of our own answers [RFC 1340].
 const OWN_HOPS: u8 = 64;
@@ -48,10 +49,21 @@ impl Device {
             self.counters.add(Counter::EchoAnswered);
             self.seal(from, packet);
         } else if !ip.fragment && self.is_served_udp(packet, &ip) {
-            self.deliver(from, packet);
+            if self.may_deliver(from) {
+                self.deliver(from, packet);
+            } else {
+                self.counters.add(Counter::LocalLimited);
+            }
         } else {
             self.counters.add(Counter::NotServed);
         }
+    }
+
+    /// A member that floods uses up its own share first, so it does not shut the others out.
+    fn may_deliver(&mut self, from: u32) -> bool {
+        let now_ms = self.clock.now_ms;
+        let own = self.peers.get(from).is_some_and(|peer| peer.local.take(LOCAL_RATE, now_ms));
+        own && self.local_total.take(LOCAL_TOTAL_RATE, now_ms)
     }
 
     fn is_served_udp(&self, packet: &[u8], ip: &Ip) -> bool {

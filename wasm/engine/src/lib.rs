@@ -24,4 +24,5 @@ mod routes;
 mod segment;
 mod sends;
 mod source_limit;
+mod token_bucket;
 mod work;

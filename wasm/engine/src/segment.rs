@@ -62,6 +62,10 @@ impl Device {
             return true;
         };
         let packet = &mut packet[..ip.total];
+        if self.peers.get(peer).and_then(|peer| peer.endpoint).is_some_and(|own| own.is_target_of(&ip, packet)) {
+            self.counters.add(Counter::Looped);
+            return true;
+        }
         if vnet.gso == GSO_NONE {
             self.single(peer, &vnet, packet)
         } else {

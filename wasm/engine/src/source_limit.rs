@@ -1,18 +1,17 @@
 //! Token buckets per source address for handshakes under load, as in the Linux kernel's ratelimiter.c.
 
+use crate::token_bucket::{Rate, TokenBucket};
 use std::net::IpAddr;
 
 /// Ours, the kernel's figures: handshakes a second and burst per IPv4 address or IPv6 /64.
-const PER_SECOND: f64 = 20.0;
-const BURST: f64 = 5.0;
+const RATE: Rate = Rate { per_second: 20.0, burst: 5.0 };
 /// Ours: a fixed table, so a flood of sources costs no memory; a collision replaces the older source.
 const BUCKETS: usize = 1_024;
 
 #[derive(Clone, Copy)]
 struct Bucket {
     source: u64,
-    tokens: f64,
-    at_ms: f64,
+    tokens: TokenBucket,
 }
 
 /// The buckets of all sources.
@@ -23,7 +22,7 @@ pub struct SourceLimit {
 impl SourceLimit {
     /// Every source has its full share.
     pub fn new() -> SourceLimit {
-        SourceLimit { buckets: vec![Bucket { source: 0, tokens: BURST, at_ms: 0.0 }; BUCKETS] }
+        SourceLimit { buckets: vec![Bucket { source: 0, tokens: TokenBucket::new(RATE, 0.0) }; BUCKETS] }
     }
 
     /// Takes a token; false when the source has used up its share.
@@ -32,15 +31,9 @@ impl SourceLimit {
         let at = (source.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % BUCKETS;
         let bucket = &mut self.buckets[at];
         if bucket.source != source {
-            *bucket = Bucket { source, tokens: BURST, at_ms: now_ms };
+            *bucket = Bucket { source, tokens: TokenBucket::new(RATE, now_ms) };
         }
-        bucket.tokens = (bucket.tokens + (now_ms - bucket.at_ms) * PER_SECOND / 1000.0).min(BURST);
-        bucket.at_ms = now_ms;
-        if bucket.tokens < 1.0 {
-            return false;
-        }
-        bucket.tokens -= 1.0;
-        true
+        bucket.tokens.take(RATE, now_ms)
     }
 }
 
