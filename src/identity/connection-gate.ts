@@ -1,10 +1,20 @@
+import { isIP } from 'node:net'
 import { formatPrefix, parseAddress, prefixOf } from '../base/ip.ts'
 
-/** Ours: how many connections a server takes before it knows who calls. */
+/** Ours: how many connections a server takes. */
 export interface ConnectionLimits {
   /** Connections whose handshake is not finished. */
   readonly halfOpenMax: number
+  /** Members' connections and those whose handshake is not finished. */
   readonly totalMax: number
+  /** Connections of one SPIFFE ID. */
+  readonly perIdentityMax: number
+  /** True for an ID that is not held to that: a manager of a cluster dials anew for each call it passes on. */
+  readonly isExempt?: (spiffeId: string) => boolean
+  /** Connections without a client certificate: they have places of their own and take none of the members'. */
+  readonly anonymousMax: number
+  /** Anonymous connections of one IPv4 address or IPv6 /64. */
+  readonly anonymousPerSourceMax: number
   /** New connections of one IPv4 address or IPv6 /64: a steady rate, and how many may come at once. */
   readonly perSecond: number
   readonly burst: number
@@ -12,18 +22,39 @@ export interface ConnectionLimits {
 
 /**
  * An mTLS connection costs about 90 KiB and 5.5 ms, so 2,000 idle ones take 180 MB. A burst of 100 lets a site behind
- * one address start together.
+ * one address start together. A machine has one or two connections, but several may share an SVID.
  */
-export const defaultConnectionLimits: ConnectionLimits = { halfOpenMax: 256, totalMax: 2000, perSecond: 20, burst: 100 }
+export const defaultConnectionLimits: ConnectionLimits = {
+  halfOpenMax: 256,
+  totalMax: 2_000,
+  perIdentityMax: 64,
+  anonymousMax: 64,
+  anonymousPerSourceMax: 8,
+  perSecond: 20,
+  burst: 100,
+}
 
 /** What the gate says of a new connection. */
 export type Admission = 'admitted' | 'too-many' | 'too-many-half-open' | 'too-fast'
 
-/** Counts connections and refuses those beyond the limits; pure, the time is an argument (monotonic milliseconds). */
+/** What the gate says when the handshake has shown who calls. */
+export type CallerAdmission = 'admitted' | 'too-many-of-identity' | 'too-many-anonymous' | 'too-many-of-source'
+
+/** Who has a connection after its handshake; without a client certificate `spiffeId` is undefined. */
+export interface Caller {
+  readonly address: string
+  readonly spiffeId: string | undefined
+}
+
+/**
+ * Counts connections and refuses those beyond the limits; pure, the time is an argument (monotonic milliseconds).
+ * `admit` --> half open --`finish`--> a member's or anonymous; `release` from either.
+ */
 export class ConnectionGate {
   readonly #limits: ConnectionLimits
   readonly #buckets = new Map<string, { tokens: number; atMs: number }>()
-  #total = 0
+  readonly #members = new Counts()
+  readonly #anonymous = new Counts()
   #halfOpen = 0
 
   constructor(limits: ConnectionLimits) {
@@ -32,28 +63,40 @@ export class ConnectionGate {
 
   /** Decides on a new connection; an admitted one counts as half open until `finish` or `release`. */
   admit(address: string, nowMs: number): Admission {
-    if (this.#total >= this.#limits.totalMax) return 'too-many'
+    if (this.#members.total + this.#halfOpen >= this.#limits.totalMax) return 'too-many'
     if (this.#halfOpen >= this.#limits.halfOpenMax) return 'too-many-half-open'
     if (!this.#take(sourceOf(address), nowMs)) return 'too-fast'
-    this.#total++
     this.#halfOpen++
     return 'admitted'
   }
 
-  /** The handshake of an admitted connection is finished. */
-  finish(): void {
+  /** The handshake of a half-open connection is finished; a refused one stays half open until `release`. */
+  finish({ address, spiffeId }: Caller): CallerAdmission {
+    const { perIdentityMax, isExempt, anonymousMax, anonymousPerSourceMax } = this.#limits
+    if (spiffeId !== undefined) {
+      if (this.#members.of(spiffeId) >= perIdentityMax && !isExempt?.(spiffeId)) return 'too-many-of-identity'
+      this.#members.add(spiffeId)
+    } else {
+      const source = sourceOf(address)
+      if (this.#anonymous.total >= anonymousMax) return 'too-many-anonymous'
+      if (this.#anonymous.of(source) >= anonymousPerSourceMax) return 'too-many-of-source'
+      this.#anonymous.add(source)
+    }
     this.#halfOpen--
+    return 'admitted'
   }
 
-  /** An admitted connection is gone. */
-  release(wasHalfOpen: boolean): void {
-    this.#total--
-    if (wasHalfOpen) this.#halfOpen--
+  /** An admitted connection is gone; `caller` as it was given to `finish`, undefined for a half-open one. */
+  release(caller: Caller | undefined): void {
+    if (!caller) this.#halfOpen--
+    else if (caller.spiffeId !== undefined) this.#members.remove(caller.spiffeId)
+    else this.#anonymous.remove(sourceOf(caller.address))
   }
 
-  /** Open connections, and those of them without a finished handshake. */
-  get counts(): { readonly total: number; readonly halfOpen: number } {
-    return { total: this.#total, halfOpen: this.#halfOpen }
+  /** Open connections, those of them without a finished handshake, and those without a client certificate. */
+  get counts(): ConnectionCounts {
+    const [members, anonymous] = [this.#members.total, this.#anonymous.total]
+    return { total: members + anonymous + this.#halfOpen, halfOpen: this.#halfOpen, anonymous }
   }
 
   #take(source: string, nowMs: number): boolean {
@@ -81,12 +124,47 @@ export class ConnectionGate {
   }
 }
 
+/** Open connections of a server. */
+export interface ConnectionCounts {
+  readonly total: number
+  readonly halfOpen: number
+  readonly anonymous: number
+}
+
+/** Connections by whom they belong to. */
+class Counts {
+  readonly #by = new Map<string, number>()
+  #total = 0
+
+  get total(): number {
+    return this.#total
+  }
+
+  of(key: string): number {
+    return this.#by.get(key) ?? 0
+  }
+
+  add(key: string): void {
+    this.#by.set(key, this.of(key) + 1)
+    this.#total++
+  }
+
+  remove(key: string): void {
+    const left = this.of(key) - 1
+    if (left > 0) this.#by.set(key, left)
+    else this.#by.delete(key)
+    this.#total--
+  }
+}
+
 /** Ours: remembered sources, about 100 B each; a flood from many addresses meets the other limits. */
 const sourcesMax = 10_000
 
-/** One customer usually has a whole IPv6 /64, so it counts as one source. */
-function sourceOf(address: string): string {
+/** What limits count by: an IPv4 address, or the IPv6 /64 that one customer usually has as a whole. */
+export function sourceOf(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
-  const parsed = parseAddress((mapped ?? address).replace(/%.*$/, ''))
+  const plain = (mapped ?? address).replace(/%.*$/, '')
+  if (isIP(plain) === 0) return plain
+  const parsed = parseAddress(plain)
   return formatPrefix(prefixOf(parsed, parsed.family === 4 ? 32 : 64))
 }

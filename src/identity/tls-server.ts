@@ -2,7 +2,14 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { createServer as createTlsLayer, TLSSocket } from 'node:tls'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
-import { ConnectionGate, type ConnectionLimits, defaultConnectionLimits } from './connection-gate.ts'
+import {
+  type Caller,
+  type CallerAdmission,
+  type ConnectionCounts,
+  ConnectionGate,
+  type ConnectionLimits,
+  defaultConnectionLimits,
+} from './connection-gate.ts'
 import { certificatesToPem } from './pem.ts'
 import type { IdentityState } from './source.ts'
 import { parseSpiffeId } from './spiffe-id.ts'
@@ -22,7 +29,7 @@ export interface TlsServer {
     readonly host: string
     readonly port: number
   }): Promise<{ readonly address: string; readonly port: number }>
-  readonly counts: { readonly total: number; readonly halfOpen: number }
+  readonly counts: ConnectionCounts
   /** Ends every connection and the listener; calling it again does nothing more. */
   close(): Promise<void>
 }
@@ -38,12 +45,13 @@ export function createTlsServer(settings: TlsServerSettings): TlsServer {
   const gate = new ConnectionGate(settings.limits ?? defaultConnectionLimits)
   const tcp = createServer((socket) => {
     const { remoteAddress: address } = socket
-    const admission = address === undefined ? 'gone' : gate.admit(address, clock.monotonicMs())
+    if (address === undefined) return void socket.destroy()
+    const admission = gate.admit(address, clock.monotonicMs())
     if (admission !== 'admitted') {
       settings.log.debug('connection refused', { address, reason: admission })
       return void socket.destroy()
     }
-    sessions.open(socket, followCount(socket, gate))
+    sessions.open(socket, followCount(socket, { gate, address }))
     tls.emit('connection', socket)
   })
   const stopListening = settings.source.onChange((next) => {
@@ -95,14 +103,19 @@ function serverMaterial(state: IdentityState) {
   return { ...tlsMaterial(state), cert: certificatesToPem([...state.svid.chain, ...roots]) }
 }
 
-/** Keeps the gate's count of an admitted connection right until it is gone; call the result after the handshake. */
-function followCount(socket: Socket, gate: ConnectionGate): () => void {
-  let isHalfOpen = true
+/** Keeps the gate's count of an admitted connection right until it is gone; the result is called with who it turned out to be. */
+function followCount(
+  socket: Socket,
+  { gate, address }: { readonly gate: ConnectionGate; readonly address: string },
+): (spiffeId: string | undefined) => CallerAdmission {
+  let counted: Caller | undefined
   socket.on('error', () => socket.destroy())
-  socket.once('close', () => gate.release(isHalfOpen))
-  return () => {
-    isHalfOpen = false
-    gate.finish()
+  socket.once('close', () => gate.release(counted))
+  return (spiffeId) => {
+    const caller = { address, spiffeId }
+    const admission = gate.finish(caller)
+    if (admission === 'admitted') counted = caller
+    return admission
   }
 }
 

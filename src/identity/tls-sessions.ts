@@ -3,6 +3,7 @@ import type { TLSSocket } from 'node:tls'
 import type { Clock } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import type { CallerAdmission } from './connection-gate.ts'
 import { refusal, refusalReason } from './refusal.ts'
 import type { IdentitySource, IdentityState, Svid } from './source.ts'
 import { chainOf } from './tls-material.ts'
@@ -22,13 +23,16 @@ export interface SessionSettings {
   readonly log: Log
 }
 
+/** Takes a place for a verified caller, or for one without a certificate. */
+type Finish = (spiffeId: string | undefined) => CallerAdmission
+
 /** The connections of one server, from the first byte to the last. */
 export class TlsSessions {
   readonly #settings: SessionSettings
   readonly #clock: Clock
   readonly #raw = new Set<Socket>()
-  /** Called at the end of the handshake, by remote address and port. */
-  readonly #unfinished = new Map<string, () => void>()
+  /** Asked at the end of the handshake, by remote address and port. */
+  readonly #unfinished = new Map<string, Finish>()
   readonly #sent = new WeakMap<TLSSocket, readonly Uint8Array[]>()
   readonly #chains = new Map<TLSSocket, readonly Uint8Array[]>()
   #svids: readonly Svid[] = []
@@ -43,11 +47,11 @@ export class TlsSessions {
     this.#svids = [svid, ...this.#svids].slice(0, rememberedSvids)
   }
 
-  /** A raw connection before its handshake; `finished` is called at the end of it, before the verdict. */
-  open(raw: Socket, finished: () => void): void {
+  /** A raw connection before its handshake; `finish` is asked at the end of it whether this caller has a place. */
+  open(raw: Socket, finish: Finish): void {
     const key = remoteKey(raw)
     this.#raw.add(raw)
-    this.#unfinished.set(key, finished)
+    this.#unfinished.set(key, finish)
     raw.once('close', () => {
       this.#raw.delete(raw)
       this.#unfinished.delete(key)
@@ -65,14 +69,12 @@ export class TlsSessions {
   /** The verdict on a finished handshake. */
   accept(socket: TLSSocket): void {
     socket.on('error', () => socket.destroy())
-    const key = remoteKey(socket)
-    this.#unfinished.get(key)?.()
-    this.#unfinished.delete(key)
     try {
       if (socket.alpnProtocol !== 'h2') throw refusal('SVID_UNEXPECTED', 'the client does not speak HTTP/2')
       if (socket.isSessionReused()) throw refusal('SVID_UNEXPECTED', 'the client resumed a session')
       const own = this.#ownSvid(socket)
-      this.#settings.onConnection(socket, this.#identify(socket), own)
+      const peer = this.#identify(socket)
+      if (this.#hasPlace(socket, peer)) this.#settings.onConnection(socket, peer, own)
     } catch (error) {
       this.#cut(socket, error)
     }
@@ -110,6 +112,18 @@ export class TlsSessions {
       this.#chains.delete(socket)
     })
     return peer
+  }
+
+  /** One without a place is closed without a warning: it may be one of very many. */
+  #hasPlace(socket: TLSSocket, peer: PeerIdentity | undefined): boolean {
+    const key = remoteKey(socket)
+    const admission = this.#unfinished.get(key)?.(peer?.spiffeId)
+    this.#unfinished.delete(key)
+    if (admission === 'admitted') return true
+    const { remoteAddress: address } = socket
+    this.#settings.log.debug('connection refused', { address, peer: peer?.spiffeId, reason: admission ?? 'gone' })
+    socket.destroy()
+    return false
   }
 
   #ownSvid(socket: TLSSocket): Svid {

@@ -7,6 +7,8 @@ import { parseSpiffeId } from './spiffe-id.ts'
 export interface PeerIdentity {
   readonly spiffeId: string
   readonly certificate: Uint8Array
+  /** What it sent between its leaf and the root, DER. */
+  readonly intermediates: readonly Uint8Array[]
   readonly notAfterMs: number
 }
 
@@ -32,7 +34,8 @@ export function verifyPeer(peer: {
   if (!endsIn(leaf, intermediates, { roots: bundle.map(readCertificate), nowMs: peer.nowMs })) {
     throw untrusted(peer, { leaf, intermediates, spiffeId, trustDomain })
   }
-  return { spiffeId, certificate: leaf.der, notAfterMs: leaf.notAfterMs }
+  const { der: certificate, notAfterMs } = leaf
+  return { spiffeId, certificate, intermediates: intermediates.map(({ der }) => der), notAfterMs }
 }
 
 /** Ours: NSM sites send one to three; the search below stays small. */

@@ -1,14 +1,14 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
-import { type ClientReadableStream, Metadata, status } from '@grpc/grpc-js'
+import { type ClientDuplexStream, type ClientReadableStream, Metadata, status } from '@grpc/grpc-js'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { IdentitySource, TrustBundles } from '../identity/source.ts'
 import { createClientSecurity } from '../identity/tls-client.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
 import { lastText } from './grpc.ts'
-import { fromGrpcError } from './grpc-errors.ts'
+import { fromGrpcError, noConnection } from './grpc-errors.ts'
 import { addressText, createLine, type Line, type Target } from './line.ts'
-import { methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
 
 /* A channel is one server and one identity. Below it are lines, each one grpc-js client with one SVID: servers check hop
  * tokens with the certificate of the TLS connection, so a new SVID means a new line. Calls that are open finish on theirs.
@@ -49,6 +49,12 @@ export interface Channel {
   stream<I extends DescMessage, O extends DescMessage>(
     method: StreamMethod<I, O>,
     request: MessageInitShape<I>,
+    settings?: CallSettings,
+  ): AsyncGenerator<MessageShape<O>, void>
+  /** As `stream`, with requests that are sent as the iterable gives them; its end ends our half only. */
+  duplex<I extends DescMessage, O extends DescMessage>(
+    method: DuplexMethod<I, O>,
+    requests: AsyncIterable<MessageInitShape<I>>,
     settings?: CallSettings,
   ): AsyncGenerator<MessageShape<O>, void>
   /** Makes a new connection for the next call; calls under way stay on theirs. */
@@ -167,6 +173,14 @@ function createChannel(lines: Lines, parts: ChannelParts): Channel {
         lines.give(line)
       }
     },
+    async *duplex(method, requests, settings = {}) {
+      const line = lines.take()
+      try {
+        yield* callDuplex(line, { method, requests, settings, target: parts.target })
+      } finally {
+        lines.give(line)
+      }
+    },
     redial: () => lines.renew(),
     close() {
       parts.onClose()
@@ -229,10 +243,8 @@ async function* callStream<I extends DescMessage, O extends DescMessage>(
     readonly target: Target
   },
 ): AsyncGenerator<MessageShape<O>, void> {
-  const { signal } = call.settings
-  signal?.throwIfAborted()
+  call.settings.signal?.throwIfAborted()
   const codec = methodDefinition(call.method)
-  let failure: { readonly reason: unknown } | undefined
   const started: ClientReadableStream<MessageShape<O>> = line.client.makeServerStreamRequest(
     codec.path,
     codec.requestSerialize,
@@ -240,6 +252,41 @@ async function* callStream<I extends DescMessage, O extends DescMessage>(
     call.request,
     metadataOf(call.settings, false),
   )
+  yield* readAnswers(line, started, call)
+}
+
+async function* callDuplex<I extends DescMessage, O extends DescMessage>(
+  line: Line,
+  call: {
+    readonly method: DuplexMethod<I, O>
+    readonly requests: AsyncIterable<MessageInitShape<I>>
+    readonly settings: CallSettings
+    readonly target: Target
+  },
+): AsyncGenerator<MessageShape<O>, void> {
+  call.settings.signal?.throwIfAborted()
+  const codec = methodDefinition(call.method)
+  const started: ClientDuplexStream<MessageInitShape<I>, MessageShape<O>> = line.client.makeBidiStreamRequest(
+    codec.path,
+    codec.requestSerialize,
+    codec.responseDeserialize,
+    metadataOf(call.settings, false),
+  )
+  const send = async () => {
+    for await (const request of call.requests) started.write(request)
+    started.end()
+  }
+  void send().catch(() => started.cancel())
+  yield* readAnswers(line, started, call)
+}
+
+async function* readAnswers<T>(
+  line: Line,
+  started: ClientReadableStream<T>,
+  call: { readonly settings: CallSettings; readonly target: Target },
+): AsyncGenerator<T, void> {
+  const { signal } = call.settings
+  let failure: { readonly reason: unknown } | undefined
   /** A cancelled call ends with an error event that nobody may be waiting for. */
   started.on('error', () => {})
   started.on('metadata', () => line.answered())
@@ -282,7 +329,7 @@ function explain(error: unknown, call: { readonly target: Target; readonly timeo
   const where = addressText(call.target)
   const text = isDeadline(known.cause)
     ? `no answer from ${where} within ${(call.timeoutMs ?? 0) / 1000} s`
-    : `${where}: ${known.message}`
+    : `${where}: ${known.message}`.replace(`${where}: ${noConnection}: `, `nothing answers at ${where}: `)
   return new NsmError('UNREACHABLE', text, known.next, { cause: error })
 }
 

@@ -28,7 +28,7 @@ export interface ExchangeParts {
  */
 const svidLifeMs = 24 * 3_600_000
 /** Ours: how often clients should look for new roots, in seconds. */
-const bundleRefreshSeconds = 300
+export const bundleRefreshSeconds = 300
 /** Ours: a CSR for P-256 has about 300 bytes, a join token 43 characters. */
 const csrMaxBytes = 4_096
 const tokenMaxCharacters = 16_384
@@ -72,8 +72,17 @@ function onExchange(parts: ExchangeParts, request: ExchangeRequest, call: Call) 
 }
 
 function onRenew(parts: ExchangeParts, csr: Uint8Array, call: PeerCall) {
+  return renewFor(parts, csr, call.peer)
+}
+
+/** A new certificate for whoever proved to hold the present one; throws `IDENTITY`. */
+export function renewFor(
+  parts: Omit<ExchangeParts, 'joinTokens'>,
+  csr: Uint8Array,
+  holder: { readonly spiffeId: string; readonly certificate: Uint8Array; readonly address: string },
+) {
   const { authority, log } = parts
-  const { spiffeId, certificate } = call.peer
+  const { spiffeId, certificate, address } = holder
   const publicKey = keyOfCsr(csr)
   if (parseSpiffeId(spiffeId).trustDomain !== authority.trustDomain) {
     throw refused(`${spiffeId} is not of ${authority.trustDomain} (NO_RULE)`)
@@ -83,7 +92,7 @@ function onRenew(parts: ExchangeParts, csr: Uint8Array, call: PeerCall) {
     throw refused('a renewal needs a new key (CSR_INVALID)')
   }
   const issued = authority.issue({ csr, spiffeId, ttlMs: svidLifeMs })
-  log.info('identity renewed', { peer: spiffeId, address: call.address })
+  log.info('identity renewed', { peer: spiffeId, address })
   return encodeIssued(issued, authority.trustDomain)
 }
 
@@ -103,7 +112,7 @@ function lifeOf({ requestedTtl }: ExchangeRequest): number {
   return askedMs > 0 ? Math.min(askedMs, svidLifeMs) : svidLifeMs
 }
 
-function checkNotDenied(parts: ExchangeParts, spiffeId: string): void {
+function checkNotDenied(parts: Pick<ExchangeParts, 'isDenied'>, spiffeId: string): void {
   if (parts.isDenied?.(spiffeId)) throw refused(`${spiffeId} is denied (DENIED)`)
 }
 

@@ -10,10 +10,33 @@ const codeTrailer = 'nsm-error-code'
 /** Turns what grpc-js rejects with into an `NsmError`; anything else thrown passes through `toNsmError`. */
 export function fromGrpcError(error: unknown): NsmError {
   if (error instanceof NsmError || !isServiceError(error)) return toNsmError(error)
-  const text = printable(error.details || error.message)
+  const text = plainText(printable(error.details || error.message))
   const found = knownTexts.find(({ fragment }) => text.includes(fragment))
   const code = trailerCode(error.metadata) ?? found?.code ?? statusCodes[error.code] ?? 'BUG'
   return new NsmError(code, text, found?.next ?? nextSteps[code], { cause: error })
+}
+
+/** grpc-js wraps what the system says of a failed dial into its own words; what remains is the system's part in ours. */
+function plainText(text: string): string {
+  if (text.startsWith('Name resolution failed for target')) return `${noConnection}: ${systemTexts['ENOTFOUND']}`
+  const why = /^No connection established\. Last error: (.*?)\.? Resolution note: /s.exec(text)?.[1]
+  if (why === undefined) return text
+  const code = /\bE[A-Z_]{3,}\b/.exec(why)?.[0]
+  const said = (code && systemTexts[code]) ?? why.replace(/^(Error: )+| \(\d{4}-[^)]*Z\)$|^(null|undefined)$/g, '')
+  return `${noConnection}: ${said || systemTexts['ETIMEDOUT']}`
+}
+
+/** How the message of a failed dial begins. */
+export const noConnection = 'no connection'
+
+const systemTexts: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'connection refused',
+  ECONNRESET: 'the connection was reset',
+  EHOSTUNREACH: 'no route to the host',
+  ENETUNREACH: 'no route to the network',
+  ETIMEDOUT: 'no answer',
+  EPIPE: 'the connection was closed',
+  ENOTFOUND: 'the name is not known',
 }
 
 /** What a server handler ends a call with. */
@@ -95,6 +118,7 @@ const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode
   { fragment: notPrivileged, code: 'REFUSED', next: 'check the clocks of both machines and the identity in use' },
   { fragment: 'is initializing', code: 'UNREACHABLE', next: 'the endpoint is starting; try again' },
   { fragment: 'network service endpoint candidates not found', code: 'NOT_FOUND', next: nextSteps.NOT_FOUND },
+  { fragment: 'IPPool is empty', code: 'CONFLICT', next: 'give the service a larger prefix' },
   { fragment: 'is exhausted', code: 'CONFLICT', next: 'give the service a larger prefix' },
   { fragment: 'cannot support any of the requested mechanism', code: 'REFUSED', next: nextSteps.REFUSED },
   { fragment: 'unsupported mechanism', code: 'REFUSED', next: nextSteps.REFUSED },

@@ -1,6 +1,7 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
 import {
   Metadata,
+  type ServerDuplexStream,
   type ServerUnaryCall,
   type ServerWritableStream,
   type ServiceDefinition,
@@ -9,7 +10,7 @@ import {
 } from '@grpc/grpc-js'
 import { toGrpcStatus } from './grpc-errors.ts'
 import type { OwnHop, PeerContext } from './peer.ts'
-import { methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
 
 /** One call as a handler sees it; the caller may be anonymous. */
 export interface Call {
@@ -38,6 +39,8 @@ export interface CallOrigin {
   readonly peer: PeerContext | undefined
   readonly own: OwnHop
   readonly address: string
+  /** To be called when an open call has its answer. */
+  readonly onAnswered?: () => void
 }
 
 /** Finds the origin of a call; throws the `NsmError` that refuses it. */
@@ -76,12 +79,14 @@ export function openUnary<I extends DescMessage, O extends DescMessage>(
   method: UnaryMethod<I, O>,
   handler: (request: MessageShape<I>, call: Call) => Promise<MessageInitShape<O>>,
 ): MethodBinding {
-  return bindUnary(
-    method,
-    ({ open }) =>
-      (request, call) =>
-        handler(request, callOf(call, open(call))),
-  )
+  return bindUnary(method, ({ open }) => async (request, call) => {
+    const origin = open(call)
+    try {
+      return await handler(request, callOf(call, origin))
+    } finally {
+      origin.onAnswered?.()
+    }
+  })
 }
 
 /** Binds a method with a stream of answers for verified peers; the stream ends when the iterable does. */
@@ -102,6 +107,33 @@ export function serverStream<I extends DescMessage, O extends DescMessage>(
           stream.end()
         } catch (error) {
           stream.emit('error', toGrpcStatus(error))
+        }
+      }
+    },
+  }
+}
+
+/** Binds a method with streams both ways for verified peers; the answers end when the iterable does. */
+export function duplexStream<I extends DescMessage, O extends DescMessage>(
+  method: DuplexMethod<I, O>,
+  handler: (requests: AsyncIterable<MessageShape<I>>, call: PeerCall) => AsyncIterable<MessageInitShape<O>>,
+): MethodBinding {
+  return {
+    service: method.parent.typeName,
+    name: method.name,
+    definition: methodDefinition(method),
+    implement: ({ verified }) => {
+      return async (stream: ServerDuplexStream<MessageShape<I>, MessageInitShape<O>>) => {
+        try {
+          const origin = verified(stream)
+          const call = { ...callOf(stream, origin), peer: origin.peer }
+          // A handler that stops reading, as one that refuses does, still has its status to send.
+          const requests = stream.iterator({ destroyOnReturn: false })
+          for await (const message of handler(requests, call)) await write(stream, message, call.signal)
+          if (!stream.destroyed) stream.end()
+        } catch (error) {
+          // grpc-js ends a stream for each of its errors, and ending a destroyed one is an error: it would never stop.
+          if (!stream.destroyed) stream.emit('error', toGrpcStatus(error))
         }
       }
     },
@@ -162,7 +194,15 @@ export function lastText(metadata: Metadata, key: string): string | undefined {
 }
 
 /** One message at a time: a reader that does not read stops its own stream, not our memory. */
-function write<T>(stream: ServerWritableStream<unknown, T>, message: T, signal: AbortSignal): Promise<void> {
+function write<T>(
+  stream: {
+    write(message: T): boolean
+    on(event: 'drain', listener: () => void): unknown
+    off(event: 'drain', listener: () => void): unknown
+  },
+  message: T,
+  signal: AbortSignal,
+): Promise<void> {
   return new Promise((resolve) => {
     if (signal.aborted || stream.write(message)) return resolve()
     const go = () => {

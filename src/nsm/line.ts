@@ -18,10 +18,11 @@ export interface Line {
   readonly client: Client
   /** The server of the last handshake. */
   server(): PeerIdentity | undefined
-  /** Calls the listener when no call on this line can succeed: one side does not believe the other. */
+  /** Calls the listener when no call on this line can succeed: one side does not believe the other, or the line is closed. */
   onRefused(listener: (error: NsmError) => void): () => void
   /** The server has answered a call: whatever comes, it accepts our identity. */
   answered(): void
+  /** Ends every call under way. */
   close(): void
 }
 
@@ -62,7 +63,11 @@ export function createLine(settings: {
     answered() {
       unanswered = Number.NEGATIVE_INFINITY
     },
-    close: () => client.close(),
+    /** grpc-js lets calls under way go on, streams for ever. */
+    close() {
+      tell(new NsmError('UNREACHABLE', `the channel to ${addressText(target)} is closed`, 'open a new one'))
+      client.close()
+    },
   }
 }
 

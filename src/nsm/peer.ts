@@ -10,6 +10,8 @@ export interface PeerContext {
   readonly spiffeId: string
   /** DER of the leaf of this TLS connection; hop tokens must be signed with its key. */
   readonly certificate: Uint8Array
+  /** DER of what the peer sent between its leaf and the root. */
+  readonly intermediates?: readonly Uint8Array[]
   /** Call metadata `nsm-client-token`, not verified. */
   readonly token: string | undefined
   /** Call metadata `nsm-client-token-expires`, wall milliseconds. */
@@ -18,6 +20,8 @@ export interface PeerContext {
   readonly address: string
   /** Our IP address on that connection: the one the caller reaches us by. */
   readonly localAddress: string
+  /** Whom a relay says it asks for: the SPIFFE ID in the path's first token, which nobody here has verified. */
+  readonly origin?: string
 }
 
 /** The server's own side of one TLS connection: its tokens are signed with the key of the certificate the peer saw. */

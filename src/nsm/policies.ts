@@ -1,13 +1,19 @@
 import { decodeToken, verifyToken } from '../identity/token.ts'
 
-/** The checks of Network Service Mesh on a path, and ours that ties a token to the TLS identity. */
+/**
+ * The seven checks of Network Service Mesh, and two of ours: `sub_is_peer` ties a token to the TLS identity, `relay` asks
+ * who may pass on the requests of others. A refusal names the one that failed. [NSM sdk opa/policies]
+ */
 export type Policy =
   | 'tokens_valid'
   | 'tokens_expired'
   | 'tokens_chained'
   | 'prev_token_signed'
   | 'next_token_signed'
+  | 'client_allowed'
+  | 'service_connection'
   | 'sub_is_peer'
+  | 'relay'
 
 /** A path as the policies see it. */
 export interface PolicyInput {
@@ -30,6 +36,33 @@ export function failedServerPolicy(input: PolicyInput): Policy | undefined {
 /** Checks what a server answered, the whole path; gives the name of the first failed policy. [NSM sdk opa/policies] */
 export function failedClientPolicy(input: PolicyInput): Policy | undefined {
   return failedChain(input.segments, input.nowMs) ?? failedSignature(input, input.index + 1, 'next_token_signed')
+}
+
+/** Checks who registers or withdraws a name that may be taken: it belongs to its owner alone. [NSM registry/client_allowed] */
+export function failedRegistryPolicy(owner: string | undefined, caller: string): Policy | undefined {
+  return owner === undefined || owner === caller ? undefined : 'client_allowed'
+}
+
+/**
+ * Checks who refreshes, closes or watches connections, by the owners of those it named: one must be its own. Connections
+ * that nobody holds yet may be waited for, where NSM refuses: its clients look for what they left behind before they ask.
+ * [NSM monitor/service_connection]
+ */
+export function failedMonitorPolicy(owners: readonly string[], caller: string): Policy | undefined {
+  return owners.length === 0 || owners.includes(caller) ? undefined : 'service_connection'
+}
+
+/** Checks who stands on the path before the caller: nobody, unless the caller is one of `relays` (as in `isNamed`). */
+export function failedRelayPolicy(
+  caller: { readonly index: number; readonly peerId: string },
+  relays: readonly string[],
+): Policy | undefined {
+  return caller.index === 1 || isNamed(caller.peerId, relays) ? undefined : 'relay'
+}
+
+/** True when the list has this SPIFFE ID, or an entry that ends in `/*` and stands above it. */
+export function isNamed(spiffeId: string, list: readonly string[]): boolean {
+  return list.some((entry) => (entry.endsWith('/*') ? spiffeId.startsWith(entry.slice(0, -1)) : entry === spiffeId))
 }
 
 function failedChain(segments: readonly { readonly token: string }[], nowMs: number): Policy | undefined {

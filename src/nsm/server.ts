@@ -2,14 +2,17 @@ import { Server, ServerCredentials } from '@grpc/grpc-js'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { defaultConnectionLimits } from '../identity/connection-gate.ts'
 import type { IdentitySource, Svid } from '../identity/source.ts'
 import { createTlsServer } from '../identity/tls-server.ts'
 import { signToken } from '../identity/token.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
+import { startVisit, type Visit } from './anonymous-visit.ts'
 import { type CallOrigin, lastText, type MethodBinding, type ServerCall } from './grpc.ts'
 import { healthService } from './health.ts'
 import { messageMaxBytes, metadataMaxBytes, streamsPerConnectionMax, tokenMaxCharacters } from './limits.ts'
 import { type OwnHop, type PeerContext, tokenExpiresMetadataKey, tokenLifetimeMs, tokenMetadataKey } from './peer.ts'
+import { isNamed } from './policies.ts'
 
 /** A running server; `address` and `port` are where it listens. */
 export interface NsmServer {
@@ -24,6 +27,8 @@ export interface NsmServerSettings {
   readonly source: IdentitySource
   readonly listen: { readonly address: string; readonly port: number }
   readonly services: readonly MethodBinding[]
+  /** Managers and forwarders of clusters, as in `isNamed`: they open a connection for each call they pass on. */
+  readonly relays?: readonly string[]
   readonly clock: Clock
   readonly log: Log
 }
@@ -32,6 +37,9 @@ export interface NsmServerSettings {
 const connectionAgeMaxMs = 1_800_000
 /** Ours: what is left to calls of a connection that is renewed. */
 const connectionAgeGraceMs = 30_000
+/** Ours: a machine that went away without a word frees its place after both, so that its identity does not use up its own. */
+const keepaliveMs = 120_000
+const keepaliveTimeoutMs = 20_000
 
 /**
  * Serves the methods on one TLS port, with the health service of gRPC. TLS is our own: each connection is verified
@@ -46,6 +54,8 @@ export async function startNsmServer(settings: NsmServerSettings): Promise<NsmSe
     'grpc.max_concurrent_streams': streamsPerConnectionMax,
     'grpc.max_connection_age_ms': connectionAgeMaxMs,
     'grpc.max_connection_age_grace_ms': connectionAgeGraceMs,
+    'grpc.keepalive_time_ms': keepaliveMs,
+    'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
     'grpc.enable_channelz': 0,
   })
   addServices(grpc, connections, [...settings.services, ...healthService(settings.services)])
@@ -53,14 +63,19 @@ export async function startNsmServer(settings: NsmServerSettings): Promise<NsmSe
   const tls = createTlsServer({
     source: settings.source,
     allowAnonymous: true,
+    limits: { ...defaultConnectionLimits, isExempt: (spiffeId) => isNamed(spiffeId, settings.relays ?? []) },
     clock: settings.clock,
     log: settings.log,
     onConnection(socket, peer, own) {
       const address = plainAddress(socket.remoteAddress)
       const localAddress = plainAddress(socket.localAddress)
       const key = connectionKey(socket.remoteAddress, socket.remotePort)
-      connections.add(key, { peer, own, address, localAddress })
-      socket.once('close', () => connections.remove(key))
+      const visit = peer ? undefined : startVisit(settings.clock, () => socket.destroy())
+      connections.add(key, { peer, own, address, localAddress, visit })
+      socket.once('close', () => {
+        connections.remove(key)
+        visit?.end()
+      })
       injector.injectConnection(socket)
     },
   })
@@ -77,7 +92,7 @@ export async function startNsmServer(settings: NsmServerSettings): Promise<NsmSe
 
 function addServices(grpc: Server, connections: Connections, methods: readonly MethodBinding[]): void {
   const origins = {
-    open: (call: ServerCall) => connections.originOf(call),
+    open: (call: ServerCall) => connections.openOriginOf(call),
     verified: (call: ServerCall) => connections.verifiedOriginOf(call),
   }
   for (const service of new Set(methods.map((method) => method.service))) {
@@ -95,6 +110,8 @@ interface Connection {
   readonly own: Svid
   readonly address: string
   readonly localAddress: string
+  /** The time limits of a caller without a certificate. */
+  readonly visit: Visit | undefined
 }
 
 /** Verified connections by remote address and port: the one thing grpc-js tells of a call's connection. */
@@ -114,17 +131,27 @@ class Connections {
     this.#open.delete(key)
   }
 
-  originOf(call: ServerCall): CallOrigin {
-    const connection = this.#open.get(call.getPeer())
-    if (!connection) throw unverified('the connection is gone')
-    const { peer, own, address } = connection
-    return { own: ownHop(own, peer, this.#clock), address, peer: peer && this.#contextOf(connection, peer, call) }
+  openOriginOf(call: ServerCall): CallOrigin {
+    const connection = this.#connectionOf(call)
+    const onAnswered = connection.visit?.begin()
+    return { ...this.#originOf(connection, call), ...(onAnswered ? { onAnswered } : {}) }
   }
 
   verifiedOriginOf(call: ServerCall): CallOrigin & { readonly peer: PeerContext } {
-    const origin = this.originOf(call)
+    const origin = this.#originOf(this.#connectionOf(call), call)
     if (!origin.peer) throw unverified('this call needs a client certificate')
     return { ...origin, peer: origin.peer }
+  }
+
+  #connectionOf(call: ServerCall): Connection {
+    const connection = this.#open.get(call.getPeer())
+    if (!connection) throw unverified('the connection is gone')
+    return connection
+  }
+
+  #originOf(connection: Connection, call: ServerCall): CallOrigin {
+    const { peer, own, address } = connection
+    return { own: ownHop(own, peer, this.#clock), address, peer: peer && this.#contextOf(connection, peer, call) }
   }
 
   #contextOf(connection: Connection, peer: PeerIdentity, call: ServerCall): PeerContext {
@@ -132,6 +159,7 @@ class Connections {
     return {
       spiffeId: peer.spiffeId,
       certificate: peer.certificate,
+      intermediates: peer.intermediates,
       ...callerToken(call),
       address: connection.address,
       localAddress: connection.localAddress,

@@ -28,6 +28,15 @@ export interface StreamMethod<I extends DescMessage = DescMessage, O extends Des
   readonly output: O
 }
 
+/** A method with a stream of requests and a stream of answers. */
+export interface DuplexMethod<I extends DescMessage = DescMessage, O extends DescMessage = DescMessage> {
+  readonly name: string
+  readonly parent: { readonly typeName: string }
+  readonly methodKind: 'bidi_streaming'
+  readonly input: I
+  readonly output: O
+}
+
 /** Path and codecs of one method in the shape grpc-js takes on both sides; what is sent may leave fields out. */
 export interface MethodCodec<I extends DescMessage, O extends DescMessage> {
   readonly path: string

@@ -50,6 +50,12 @@ export class HeldConnections {
     return [...this.#held.values()].filter((held) => held.owner === owner).length
   }
 
+  /** The owners of the connections that a selector names by their segments; none for one that names no segment. */
+  ownersOf(selector: MonitorScopeSelector): readonly string[] {
+    if (selector.pathSegments.length === 0) return []
+    return [...this.#held.values()].flatMap(({ connection, owner }) => (selects(selector, connection) ? [owner] : []))
+  }
+
   /** Stores an accepted connection and tells the watchers; `onLeaseEnd` runs at the wall time `leaseEndMs`. */
   put(held: HeldConnection, lease: { readonly endMs: number; readonly onEnd: () => void }): void {
     const { id } = held.connection

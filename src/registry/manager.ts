@@ -3,7 +3,7 @@ import { clone, create } from '@bufbuild/protobuf'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import type { Channel, Target } from '../nsm/channel.ts'
+import { type TimeLimit, within } from '../base/within.ts'
 import { type Connection, ConnectionSchema, MonitorConnection, State } from '../nsm/generated/connection_pb.js'
 import {
   NetworkService,
@@ -14,11 +14,12 @@ import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/g
 import { policyRefusal } from '../nsm/grpc-errors.ts'
 import { checkConnectionLimits, checkRequestLimits } from '../nsm/limits.ts'
 import { enterPath, leaseEndMs, leavePath, stampTokens } from '../nsm/path.ts'
-import { failedServerPolicy } from '../nsm/policies.ts'
+import type { PeerContext } from '../nsm/peer.ts'
+import { claimsOf, failedMonitorPolicy, failedRelayPolicy, failedServerPolicy } from '../nsm/policies.ts'
 import { Discovery } from './discover.ts'
 import type { EndpointServer } from './endpoint-server.ts'
 import { HeldConnections } from './held-connections.ts'
-import { type Asker, localHop, type NextHop, RemoteHops } from './next-hop.ts'
+import { type Asker, type Dial, localHop, type NextHop, RemoteHops } from './next-hop.ts'
 import { followRemote } from './passthrough.ts'
 import type { Registry } from './registry.ts'
 
@@ -36,9 +37,12 @@ export interface ManagerSettings {
   /** The endpoint of that name in this process. */
   readonly localEndpoint: (name: string) => EndpointServer | undefined
   /** Opens a channel to an endpoint elsewhere; the manager closes it. */
-  readonly dial: (target: Target) => Channel
-  /** True: callers may pass on requests of others (a manager of a cluster does). By default a path starts with its caller. */
-  readonly relay?: boolean
+  readonly dial: Dial
+  /**
+   * Who may pass on requests of others, as managers and forwarders of a cluster do: SPIFFE IDs, or `spiffe://domain/path/*`.
+   * What a relay passes on counts as its own. By default nobody: a path starts with its caller.
+   */
+  readonly relays?: readonly string[]
   readonly clock: Clock
   readonly log: Log
 }
@@ -60,7 +64,7 @@ export function createManager(settings: ManagerSettings): Manager {
   const parts: Parts = {
     ...settings,
     held: new HeldConnections(settings.clock),
-    remotes: new RemoteHops(settings.dial),
+    remotes: new RemoteHops(settings),
     discovery: new Discovery(settings.registry),
     inTurn: createTurns(),
   }
@@ -68,9 +72,11 @@ export function createManager(settings: ManagerSettings): Manager {
     services: [
       unary(NetworkService.method.request, (request, call) => onRequest(parts, request, call)),
       unary(NetworkService.method.close, (connection, call) => onClose(parts, connection, call)),
-      serverStream(MonitorConnection.method.monitorConnections, (selector, call) =>
-        parts.held.watch(selector, call.peer.spiffeId, call.signal),
-      ),
+      serverStream(MonitorConnection.method.monitorConnections, (selector, call) => {
+        const failed = failedMonitorPolicy(parts.held.ownersOf(selector), call.peer.spiffeId)
+        if (failed) throw policyRefusal(`${failed}: the connection belongs to another identity`)
+        return parts.held.watch(selector, call.peer.spiffeId, call.signal)
+      }),
     ],
     close() {
       parts.held.close()
@@ -88,10 +94,10 @@ interface Parts extends ManagerSettings {
 
 async function onRequest(parts: Parts, request: NetworkServiceRequest, call: PeerCall): Promise<Connection> {
   checkRequestLimits(request)
-  const { connection, callerIndex } = enter(parts, request.connection ?? create(ConnectionSchema), call)
+  const { connection, callerIndex, peer } = enter(parts, request.connection ?? create(ConnectionSchema), call)
   const remainingMs = Math.min(call.remainingMs(parts.clock.wallMs()), deadlineCountedMaxMs)
   const asker: Asker = {
-    peer: call.peer,
+    peer,
     own: call.own,
     leaseEndMs: leaseEndMs(connection.path, remainingMs),
   }
@@ -102,12 +108,12 @@ async function onRequest(parts: Parts, request: NetworkServiceRequest, call: Pee
 
 async function onClose(parts: Parts, sent: Connection, call: PeerCall): Promise<Record<string, never>> {
   checkConnectionLimits(sent)
-  const { connection } = enter(parts, sent, call)
+  const { connection, peer } = enter(parts, sent, call)
   await parts.inTurn(connection.id, async () => {
     checkOwner(parts, connection.id, call.peer.spiffeId)
     const held = parts.held.take(connection.id)
     if (held) return held.closeBehind()
-    const asker = { peer: call.peer, own: call.own, leaseEndMs: parts.clock.wallMs() }
+    const asker = { peer, own: call.own, leaseEndMs: parts.clock.wallMs() }
     await closeUnknown(parts, connection, asker)
   })
   return {}
@@ -118,7 +124,7 @@ function enter(
   parts: Parts,
   sent: Connection,
   call: PeerCall,
-): { readonly connection: Connection; callerIndex: number } {
+): { readonly connection: Connection; readonly callerIndex: number; readonly peer: PeerContext } {
   const { peer, own } = call
   const entered = enterPath(sent, { name: parts.name, newId: randomUUID })
   const { token, tokenExpiresMs } = peer
@@ -135,13 +141,16 @@ function enter(
     nowMs: parts.clock.wallMs(),
   })
   if (failed) throw policyRefusal(failed)
-  if (index !== 1 && !parts.relay) throw policyRefusal('relay: the path must start with the caller')
-  return { connection, callerIndex: entered.callerIndex }
+  const relay = failedRelayPolicy({ index, peerId: peer.spiffeId }, parts.relays ?? [])
+  if (relay) throw policyRefusal(`${relay}: the path must start with the caller`)
+  const origin = index === 1 ? undefined : claimsOf(connection.path?.pathSegments[0]?.token ?? '')?.sub
+  return { connection, callerIndex: entered.callerIndex, peer: origin === undefined ? peer : { ...peer, origin } }
 }
 
 function checkOwner(parts: Parts, id: string, caller: string): void {
   const held = parts.held.get(id)
-  if (held && held.owner !== caller) throw policyRefusal('service_connection: it belongs to another identity')
+  const failed = failedMonitorPolicy(held ? [held.owner] : [], caller)
+  if (failed) throw policyRefusal(`${failed}: the connection belongs to another identity`)
 }
 
 interface Asked {
@@ -176,8 +185,8 @@ function hold(
 ): void {
   const { accepted, hop, asker } = found
   const { id } = accepted
-  const stopFollowing = hop.client
-    ? followRemote({ client: hop.client, name: parts.name, id, held: parts.held, clock: parts.clock })
+  const stopFollowing = hop.monitor
+    ? followRemote({ monitor: hop.monitor, name: parts.name, id, held: parts.held, clock: parts.clock })
     : () => {}
   const previous = parts.held.get(id)
   previous?.stopFollowing()
@@ -215,13 +224,16 @@ async function askCandidates(
   const connection = request.connection ?? create(ConnectionSchema)
   const candidates = candidatesFor(parts, connection, asker)
   let last: NsmError | undefined
-  for (const { name, payload, hop } of candidates) {
+  for (const [at, { name, payload, hop }] of candidates.entries()) {
     signal.throwIfAborted()
     try {
       const asked = clone(ConnectionSchema, connection)
       asked.networkServiceEndpointName = name
       if (payload !== undefined) asked.payload = payload
-      const answer = await hop().request({ ...request, connection: asked }, signal)
+      const ask = (limited: AbortSignal) => hop().request({ ...request, connection: asked }, limited)
+      const answer = await (at === candidates.length - 1
+        ? ask(signal)
+        : within(candidateLimit(parts, name, signal), ask))
       checkConnectionLimits(answer)
       const accepted = clone(ConnectionSchema, answer)
       accepted.state = State.UP
@@ -234,6 +246,14 @@ async function askCandidates(
   if (!last) throw new NsmError('NOT_FOUND', 'network service endpoint candidates not found', 'register an endpoint')
   if (candidates.length === 1) throw last
   throw new NsmError(last.code, `all candidates have failed: ${last.message}`, last.next, { cause: last })
+}
+
+/** Ours: an endpoint that is there answers in milliseconds; the last one asked has the caller's whole deadline. */
+const candidateMaxMs = 1_000
+
+function candidateLimit({ clock }: Parts, name: string, signal: AbortSignal): TimeLimit {
+  const late = () => new NsmError('UNREACHABLE', `endpoint ${name} does not answer`, 'another one is asked')
+  return { clock, limitMs: candidateMaxMs, late, signal }
 }
 
 interface Candidate {
@@ -250,7 +270,8 @@ function candidatesFor(parts: Parts, connection: Connection, asker: Asker): read
   const { endpoints, payload } = parts.discovery.find(connection)
   return endpoints.map((endpoint) => {
     const here = parts.localEndpoint(endpoint.name)
-    const hop = () => (here ? localHop(here, asker) : parts.remotes.hop(endpoint))
+    const hop = () =>
+      here ? localHop(here, asker) : parts.remotes.hop(endpoint, parts.registry.ownerOf(endpoint.name))
     return { name: endpoint.name, payload, hop }
   })
 }

@@ -1,4 +1,6 @@
+import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
+import { within } from '../base/within.ts'
 import type { Channel, Target } from '../nsm/channel.ts'
 import { createNsmClient, type NsmClient } from '../nsm/client.ts'
 import type { Connection } from '../nsm/generated/connection_pb.js'
@@ -7,11 +9,12 @@ import type { NetworkServiceEndpoint } from '../nsm/generated/registry_pb.js'
 import { stampTokens } from '../nsm/path.ts'
 import type { OwnHop, PeerContext } from '../nsm/peer.ts'
 import type { EndpointServer } from './endpoint-server.ts'
+import { createWatchChannels, type WatchChannels } from './watch-channels.ts'
 
 /** The hop behind the manager: an endpoint in this process, or one that is reached by gRPC. */
 export interface NextHop {
-  /** Undefined for an endpoint in this process. */
-  readonly client: NsmClient | undefined
+  /** Watches connections there; undefined for an endpoint in this process. */
+  readonly monitor: NsmClient['monitor'] | undefined
   request(request: NetworkServiceRequest, signal: AbortSignal): Promise<Connection>
   close(connection: Connection): Promise<void>
 }
@@ -35,7 +38,7 @@ export function localHop(endpoint: EndpointServer, asker: Asker): NextHop {
     return stampTokens(connection, { caller: undefined, own })
   }
   return {
-    client: undefined,
+    monitor: undefined,
     request: (request, signal) => {
       const connection = request.connection && withToken(request.connection)
       return endpoint.request(connection ? { ...request, connection } : request, asker.peer, signal)
@@ -44,62 +47,131 @@ export function localHop(endpoint: EndpointServer, asker: Asker): NextHop {
   }
 }
 
-/** Channels to endpoints elsewhere, one per address, opened when first needed. */
-export class RemoteHops {
-  readonly #dial: (target: Target) => Channel
-  readonly #open = new Map<string, { readonly channel: Channel; readonly client: NsmClient }>()
+/** Opens a channel that only a server with an expected SPIFFE ID may answer: the handshake ends with any other. */
+export type Dial = (target: Target, expect: (spiffeId: string) => boolean) => Channel
 
-  constructor(dial: (target: Target) => Channel) {
-    this.#dial = dial
+interface Remote {
+  readonly channel: Channel
+  readonly client: NsmClient
+  readonly watches: WatchChannels
+  /** Calls and watches under way. */
+  uses: number
+  cancelIdle: () => void
+}
+
+/** Ours: endpoints elsewhere that are dialed at the same time; anybody who may register can name one. */
+const remotesMax = 256
+/** Ours: a close is a courtesy to an endpoint that may be dead, and the next request waits for it. */
+const closeMaxMs = 1_000
+/** Ours: a channel without a call or watch is closed after this; the next call dials again. */
+const idleMaxMs = 60_000
+
+/** Channels to endpoints elsewhere, by address and registrant, opened when needed and closed when unused. */
+export class RemoteHops {
+  readonly #parts: { readonly dial: Dial; readonly clock: Clock }
+  readonly #open = new Map<string, Remote>()
+
+  constructor(parts: { readonly dial: Dial; readonly clock: Clock }) {
+    this.#parts = parts
   }
 
-  /** Throws `UNREACHABLE` for a url that is not `tcp://host:port`. */
-  hop(endpoint: NetworkServiceEndpoint): NextHop {
-    const { client } = this.#opened(endpoint.url)
+  /**
+   * `owner`: who registered the endpoint, as TLS verified it. It has to be the server at the url, or the first identity on
+   * the registration path has to, for an entry that another registry passed on.
+   * Throws `UNREACHABLE` for a url that is not `tcp://host:port`.
+   */
+  hop(endpoint: NetworkServiceEndpoint, owner: string | undefined): NextHop {
+    const { url, pathIds } = endpoint
+    const target = targetOf(url)
+    const registrants = [owner ?? '', pathIds[0] ?? ''].filter((id) => id !== '')
+    const use = () => this.#use(`${url} ${registrants.join(' ')}`, { target, registrants })
+    const call = async <T>(ask: (client: NsmClient) => Promise<T>): Promise<T> => {
+      const { remote, done } = use()
+      try {
+        return await ask(remote.client)
+      } finally {
+        done()
+      }
+    }
     return {
-      client,
-      request: (request, signal) => client.request(request, signal),
-      close: (connection) => client.close(connection),
+      async *monitor(selector, signal) {
+        const { remote, done } = use()
+        try {
+          yield* remote.watches.monitor(selector, signal)
+        } finally {
+          done()
+        }
+      },
+      request: (request, signal) => call((client) => client.request(request, signal)),
+      close: (connection) => {
+        const late = () => new NsmError('UNREACHABLE', `the endpoint at ${url} does not answer`, 'its lease will end')
+        const limit = { clock: this.#parts.clock, limitMs: closeMaxMs, late }
+        return call((client) => within(limit, (signal) => client.close(connection, signal)))
+      },
     }
   }
 
   close(): void {
-    for (const { channel } of this.#open.values()) channel.close()
+    for (const remote of this.#open.values()) closeRemote(remote)
     this.#open.clear()
   }
 
-  #opened(url: string): { readonly client: NsmClient } {
-    const known = this.#open.get(url)
-    if (known) return known
-    if (this.#open.size >= remotesMax) this.#forgetOldest()
-    const channel = this.#dial(targetOf(url))
-    const opened = { channel, client: createNsmClient(channel) }
-    this.#open.set(url, opened)
-    return opened
+  #use(key: string, to: { readonly target: Target; readonly registrants: readonly string[] }) {
+    const remote = this.#open.get(key) ?? this.#dial(key, to)
+    remote.cancelIdle()
+    remote.uses++
+    const done = () => {
+      remote.uses--
+      if (remote.uses > 0 || this.#open.get(key) !== remote) return
+      remote.cancelIdle = this.#parts.clock.after(idleMaxMs, () => this.#forget(key, remote))
+    }
+    return { remote, done }
   }
 
-  #forgetOldest(): void {
-    const [oldest] = this.#open
-    if (!oldest) return
-    oldest[1].channel.close()
-    this.#open.delete(oldest[0])
+  #dial(key: string, to: { readonly target: Target; readonly registrants: readonly string[] }): Remote {
+    if (this.#open.size >= remotesMax) this.#forgetUnused()
+    const open = () => this.#parts.dial(to.target, (spiffeId) => to.registrants.includes(spiffeId))
+    const channel = open()
+    const watches = createWatchChannels(open)
+    const remote = { channel, client: createNsmClient(channel), watches, uses: 0, cancelIdle() {} }
+    this.#open.set(key, remote)
+    return remote
+  }
+
+  #forgetUnused(): void {
+    const unused = [...this.#open].find(([, { uses }]) => uses === 0)
+    if (unused) return void this.#forget(...unused)
+    const message = `${remotesMax} endpoints elsewhere are in use, the most at the same time`
+    throw new NsmError('UNREACHABLE', message, 'try again later')
+  }
+
+  #forget(key: string, remote: Remote): void {
+    closeRemote(remote)
+    this.#open.delete(key)
   }
 }
 
-/** Ours: addresses of endpoints that are kept open; anybody who may register can name one. */
-const remotesMax = 256
+function closeRemote({ channel, watches, cancelIdle }: Remote): void {
+  cancelIdle()
+  channel.close()
+  watches.close()
+}
 
-/** [NSM sdk grpcutils] `tcp://host:port`; sockets of this machine are nobody else's to name. */
-function targetOf(url: string): Target {
+/** Reads `tcp://host:port`; sockets of this machine are nobody else's to name. Throws `UNREACHABLE`. [NSM sdk grpcutils] */
+export function targetOf(url: string): Target {
+  const target = parseTarget(url)
+  if (target) return target
+  throw new NsmError(
+    'UNREACHABLE',
+    `the endpoint's url ${JSON.stringify(url.slice(0, 128))} cannot be dialed`,
+    'register tcp://host:port',
+  )
+}
+
+/** As `targetOf`, and undefined for a url that cannot be dialed. */
+export function parseTarget(url: string): Target | undefined {
   const found = /^tcp:\/\/(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})$/.exec(url)
   const port = Number(found?.[3])
   const address = found?.[1] ?? found?.[2]
-  if (address === undefined || !(port > 0 && port < 65_536)) {
-    throw new NsmError(
-      'UNREACHABLE',
-      `the endpoint's url ${JSON.stringify(url.slice(0, 128))} cannot be dialed`,
-      'register tcp://host:port',
-    )
-  }
-  return { address, port }
+  return address !== undefined && port > 0 && port < 65_536 ? { address, port } : undefined
 }

@@ -12,7 +12,7 @@ const reopenPauseMs = 1_000
  * manager's view. A broken stream counts as down once, until an event says otherwise. The result ends it. [NSM sdk monitor]
  */
 export function followRemote(parts: {
-  readonly client: NsmClient
+  readonly monitor: NsmClient['monitor']
   /** The manager's segment. */
   readonly name: string
   readonly id: string
@@ -25,11 +25,11 @@ export function followRemote(parts: {
 }
 
 async function follow(parts: Parameters<typeof followRemote>[0], signal: AbortSignal): Promise<void> {
-  const { client, name, id, held, clock } = parts
+  const { monitor, name, id, held, clock } = parts
   let isDown = false
   while (!signal.aborted) {
     try {
-      for await (const event of client.monitor({ pathSegments: [{ name, id }] }, signal)) {
+      for await (const event of monitor({ pathSegments: [{ name, id }] }, signal)) {
         isDown = false
         apply(event, id, held)
       }

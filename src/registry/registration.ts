@@ -11,7 +11,7 @@ import type {
 import type { RegistryClient } from './client.ts'
 
 /* registered --2/3 of the time to its end--> register again      (the answer gives the next end)
- *     |---- the watch on the own name breaks, or says deleted --> register again, with pauses that grow */
+ *     |---- the watch on the own name breaks, says deleted, or does not show it --> register again, with pauses that grow */
 
 /** A registration that is kept up; `stop` takes it back. */
 export interface Registration {
@@ -45,7 +45,7 @@ export async function keepRegistered(parts: {
   }
   const first = await register(parts.signal ?? stopping.signal)
   const kept = keep(
-    { first, register, watch: (signal) => lost(client, endpoint.name, signal), clock, log },
+    { first, register, watch: (signal) => lost({ client, name: endpoint.name, clock }, signal), clock, log },
     stopping.signal,
   )
   return {
@@ -103,9 +103,23 @@ async function dueOrLost(keeping: Keeping, registered: NetworkServiceEndpoint, s
   await Promise.allSettled([due, lost])
 }
 
-/** Resolves when the stream breaks or the registry drops the name. */
-async function lost(client: RegistryClient, name: string, signal: AbortSignal): Promise<void> {
+/** Ours: a watch begins with what is there, so a name that does not show by then was forgotten, as in a restart. */
+const shownWithinMs = 5_000
+
+/** Resolves when the stream breaks, the registry drops the name, or has forgotten it. */
+async function lost(
+  { client, name, clock }: { readonly client: RegistryClient; readonly name: string; readonly clock: Clock },
+  signal: AbortSignal,
+): Promise<void> {
+  const forgotten = new AbortController()
+  const cancel = clock.after(shownWithinMs, () => forgotten.abort())
   try {
-    for await (const found of client.watchEndpoints({ name }, signal)) if (found.deleted) return
-  } catch {}
+    for await (const found of client.watchEndpoints({ name }, AbortSignal.any([signal, forgotten.signal]))) {
+      if (found.deleted) return
+      cancel()
+    }
+  } catch {
+  } finally {
+    cancel()
+  }
 }

@@ -11,7 +11,9 @@ import {
   NetworkServiceSchema,
 } from '../nsm/generated/registry_pb.js'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
-import { checkLabelCount } from '../nsm/limits.ts'
+import { failedRegistryPolicy } from '../nsm/policies.ts'
+import { checkEndpointSize, checkServiceSize } from './entry-limits.ts'
+import { Expiry } from './expiry.ts'
 import { matchesEndpoint, matchesService } from './match.ts'
 import type { RegistryStore } from './store.ts'
 
@@ -34,6 +36,8 @@ export interface Registry {
   /** Expired entries are not given. */
   findEndpoints(query: NetworkServiceEndpoint): NetworkServiceEndpoint[]
   watchEndpoints(query: NetworkServiceEndpoint, signal: AbortSignal): AsyncIterable<Found<NetworkServiceEndpoint>>
+  /** SPIFFE ID of the one who registered an endpoint, as TLS verified it. */
+  ownerOf(endpoint: string): string | undefined
   /** Ends every watch and the expiry; the store stays open. */
   close(): void
 }
@@ -48,26 +52,33 @@ const defaultPayload = 'IP'
 /** Starts the expiry of what the store holds; `close` ends it. */
 export function createRegistry(parts: {
   readonly store: RegistryStore
+  /** Identities that may offer the services of others, as further sites do; by default none. */
+  readonly mayOffer?: (spiffeId: string) => boolean
   readonly clock: Clock
   readonly log: Log
 }): Registry {
-  const { store, clock } = parts
+  const { store, clock, mayOffer = () => false } = parts
   const serviceWatchers = new Watchers(matchesService)
   const endpointWatchers = new Watchers(matchesEndpoint)
-  const expiry = new Expiry(parts, (endpoint) => endpointWatchers.tell({ entry: endpoint, deleted: true }))
+  const expiry = new Expiry({
+    ...parts,
+    onEndpoint: (entry) => endpointWatchers.tell({ entry, deleted: true }),
+    onService: (entry) => serviceWatchers.tell({ entry, deleted: true }),
+  })
   const live = () => store.endpoints().filter(({ expiresMs }) => expiresMs > clock.wallMs())
   const findServices = (query: NetworkService) =>
     store.services().flatMap(({ service }) => (matchesService(query, service) ? [service] : []))
   const findEndpoints = (query: NetworkServiceEndpoint) =>
     live().flatMap(({ endpoint }) => (matchesEndpoint(query, endpoint) ? [endpoint] : []))
-  expiry.schedule()
   return {
     findServices,
     findEndpoints,
+    ownerOf: (endpoint) => store.endpoint(endpoint)?.owner,
     watchServices: (query, signal) => serviceWatchers.watch(query, findServices(query), signal),
     watchEndpoints: (query, signal) => endpointWatchers.watch(query, findEndpoints(query), signal),
     registerService(service, owner) {
       const stored = acceptService(store, service, owner)
+      expiry.used(stored.name)
       serviceWatchers.tell({ entry: stored, deleted: false })
       return stored
     },
@@ -80,7 +91,7 @@ export function createRegistry(parts: {
     },
     registerEndpoint(endpoint, owner, latestEndMs) {
       const nowMs = clock.wallMs()
-      const stored = acceptEndpoint(store, { endpoint, owner, latestEndMs, nowMs })
+      const stored = acceptEndpoint(store, { endpoint, owner, latestEndMs, nowMs, mayOffer })
       expiry.schedule()
       endpointWatchers.tell({ entry: stored, deleted: false })
       return stored
@@ -102,6 +113,7 @@ export function createRegistry(parts: {
 
 function acceptService(store: RegistryStore, service: NetworkService, owner: string): NetworkService {
   if (service.name === '') throw nameless('NetworkService.Name')
+  checkServiceSize(service)
   if (service.name.includes('@')) throw interdomain(service.name)
   const held = store.service(service.name)
   if (held) checkOwner(held.owner, owner, service.name)
@@ -119,15 +131,16 @@ function acceptEndpoint(
     readonly owner: string
     readonly latestEndMs: number
     readonly nowMs: number
+    readonly mayOffer: (spiffeId: string) => boolean
   },
 ): NetworkServiceEndpoint {
   const { endpoint, owner, nowMs } = wanted
   if (endpoint.name === '') throw nameless('NetworkServiceEndpoint.Name')
+  checkEndpointSize(endpoint)
   if ([endpoint.name, ...endpoint.networkServiceNames].some((name) => name.includes('@'))) {
     throw interdomain(endpoint.name)
   }
-  for (const name of endpoint.networkServiceNames) checkMayOffer(store, name, owner)
-  for (const labels of Object.values(endpoint.networkServiceLabels)) checkLabelCount(Object.keys(labels.labels).length)
+  if (!wanted.mayOffer(owner)) for (const name of endpoint.networkServiceNames) checkMayOffer(store, name, owner)
   const held = store.endpoint(endpoint.name)
   const isLive = held !== undefined && held.expiresMs > nowMs
   if (isLive) checkOwner(held.owner, owner, endpoint.name)
@@ -143,7 +156,8 @@ function acceptEndpoint(
 
 /** [NSM registry/client_allowed] with the identity that TLS verified. */
 function checkOwner(owner: string, caller: string, name: string): void {
-  if (owner !== caller) throw policyRefusal(`client_allowed: the name ${name} belongs to another identity`)
+  const failed = failedRegistryPolicy(owner, caller)
+  if (failed) throw policyRefusal(`${failed}: the name ${name} belongs to another identity`)
 }
 
 /**
@@ -194,44 +208,5 @@ class Watchers<T> {
 
   close(): void {
     for (const queue of [...this.#watching.keys()]) queue.end()
-  }
-}
-
-/** One timer for the endpoint that ends next. */
-class Expiry {
-  readonly #parts: { readonly store: RegistryStore; readonly clock: Clock; readonly log: Log }
-  readonly #onExpired: (endpoint: NetworkServiceEndpoint) => void
-  #cancel = () => {}
-
-  constructor(
-    parts: { readonly store: RegistryStore; readonly clock: Clock; readonly log: Log },
-    onExpired: (endpoint: NetworkServiceEndpoint) => void,
-  ) {
-    this.#parts = parts
-    this.#onExpired = onExpired
-  }
-
-  schedule(): void {
-    this.#cancel()
-    const ends = this.#parts.store.endpoints().map(({ expiresMs }) => expiresMs)
-    if (ends.length === 0) return
-    const delayMs = Math.max(0, Math.min(...ends) - this.#parts.clock.wallMs())
-    this.#cancel = this.#parts.clock.after(delayMs, () => this.#expire())
-  }
-
-  close(): void {
-    this.#cancel()
-  }
-
-  #expire(): void {
-    const { store, clock, log } = this.#parts
-    const nowMs = clock.wallMs()
-    for (const { endpoint, expiresMs } of store.endpoints()) {
-      if (expiresMs > nowMs) continue
-      store.deleteEndpoint(endpoint.name)
-      log.info('endpoint registration expired', { endpoint: endpoint.name })
-      this.#onExpired(endpoint)
-    }
-    this.schedule()
   }
 }

@@ -18,6 +18,7 @@ import {
   pathMetadataKey,
 } from './path-header.ts'
 import type { Registry } from './registry.ts'
+import { checkUrlReach } from './url-reach.ts'
 
 /** The two registry services of NSM over a registry. */
 export function registryServices(registry: Registry, clock: Clock): MethodBinding[] {
@@ -56,6 +57,7 @@ function endpoints(registry: Registry, clock: Clock): MethodBinding[] {
     unary(register, async (endpoint, call) => {
       const hop = enter(call, clock)
       const latestEndMs = Math.min(call.peer.tokenExpiresMs ?? 0, clock.wallMs() + tokenLifetimeMs)
+      checkUrlReach(endpoint.url, call.peer.address)
       const offered = { ...endpoint, pathIds: [...hop.pathIds] }
       const registered = registry.registerEndpoint(offered, call.peer.spiffeId, latestEndMs)
       hop.answer()

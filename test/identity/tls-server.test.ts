@@ -2,6 +2,7 @@ import { connect as connectTcp } from 'node:net'
 import { type ConnectionOptions, connect, createSecureContext, type TLSSocket } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
+import { defaultConnectionLimits } from '../../src/identity/connection-gate.ts'
 import { createFixedSource, type FixedSource } from '../../src/identity/fixed-source.ts'
 import { certificatesToPem } from '../../src/identity/pem.ts'
 import type { IdentityState, Svid, TrustBundles } from '../../src/identity/source.ts'
@@ -197,17 +198,48 @@ describe('TLS server', () => {
 
   test('closes connections beyond its limits and counts the others until they are gone', async () => {
     const a = authorityOf('a.example')
-    const limits = { halfOpenMax: 2, totalMax: 10, perSecond: 1, burst: 100 }
+    const limits = { ...defaultConnectionLimits, halfOpenMax: 2, totalMax: 10 }
     const { server, port } = await startServer(createFixedSource(identityOf(a, '/server')), { limits })
     const silent = [connectTcp(port, '127.0.0.1'), connectTcp(port, '127.0.0.1')]
     for (const socket of silent) await new Promise((resolve) => socket.once('connect', resolve))
     expect(await dial(port, presenting(identityOf(a, '/alice')))).toBe('cut')
-    expect(server.counts).toEqual({ total: 2, halfOpen: 2 })
+    expect(server.counts).toEqual({ total: 2, halfOpen: 2, anonymous: 0 })
     for (const socket of silent) socket.destroy()
-    await expect.poll(() => server.counts).toEqual({ total: 0, halfOpen: 0 })
+    await expect.poll(() => server.counts).toEqual({ total: 0, halfOpen: 0, anonymous: 0 })
     const alice = open(port, presenting(identityOf(a, '/alice')))
     await new Promise((resolve) => alice.once('data', resolve))
-    expect(server.counts).toEqual({ total: 1, halfOpen: 0 })
+    expect(server.counts).toEqual({ total: 1, halfOpen: 0, anonymous: 0 })
+  })
+
+  test('lets no number of callers without a certificate take the place of a member', async () => {
+    const a = authorityOf('a.example')
+    const { server, port } = await startServer(createFixedSource(identityOf(a, '/server')), {
+      limits: { ...defaultConnectionLimits, totalMax: 5 },
+    })
+    const anonymous = { secureContext: createSecureContext(trustMaterial(a.bundles)) }
+    const outcomes: string[] = []
+    for (let i = 0; i < 12; i++) outcomes.push(await dial(port, anonymous))
+    expect(outcomes.filter((outcome) => outcome === 'hello')).toHaveLength(8)
+    expect(outcomes.slice(8)).toEqual(['cut', 'cut', 'cut', 'cut'])
+    expect(await dial(port, presenting(identityOf(a, '/alice')))).toBe('hello')
+    await expect.poll(() => server.counts).toEqual({ total: 9, halfOpen: 0, anonymous: 8 })
+  })
+
+  test('gives one identity its share of connections and no more', async () => {
+    const a = authorityOf('a.example')
+    const { met, port } = await startServer(createFixedSource(identityOf(a, '/server')), {
+      limits: { ...defaultConnectionLimits, perIdentityMax: 2 },
+    })
+    const alice = presenting(identityOf(a, '/alice'))
+    const first = open(port, alice)
+    await new Promise((resolve) => first.once('data', resolve))
+    expect(await dial(port, alice)).toBe('hello')
+    expect(await dial(port, alice)).toBe('cut')
+    expect(await dial(port, presenting(identityOf(a, '/bob')))).toBe('hello')
+    first.destroy()
+    await closed(first)
+    await expect.poll(() => met[0]?.socket.destroyed).toBe(true)
+    expect(await dial(port, alice)).toBe('hello')
   })
 
   test('names the address when the port is taken, and frees it when closed', async () => {

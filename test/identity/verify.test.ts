@@ -31,6 +31,7 @@ describe('verifyPeer', () => {
     expect(verifyPeer({ chain: [direct.der], bundles, nowMs: testNowMs })).toEqual({
       spiffeId: 'spiffe://a.example/client',
       certificate: direct.der,
+      intermediates: [],
       notAfterMs: testNowMs + 3_600_000,
     })
     const intermediate = signerBelow(root)

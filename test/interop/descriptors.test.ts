@@ -15,13 +15,16 @@ import { file_connectioncontext } from '../../src/nsm/generated/connectioncontex
 import { file_ipam } from '../../src/nsm/generated/ipam_pb.js'
 import { file_networkservice } from '../../src/nsm/generated/networkservice_pb.js'
 import { file_registry } from '../../src/nsm/generated/registry_pb.js'
+import { file_workload } from '../../src/nsm/generated/workload_pb.js'
 
 /** The newest version of NSM's own definitions that Go's module proxy gives. */
 const theirs = 'github.com/networkservicemesh/api@v1.13.2'
+/** SPIFFE's definition of the Workload API; ours has the part that is used. */
+const spiffe = 'github.com/spiffe/go-spiffe/v2@v2.1.7'
 /** A later version of them has this field; nothing else was added. */
 const addedLater = 'connection.MonitorScopeSelector.network_services = 2'
 
-const moduleDir = downloadModule()
+const moduleDir = downloadModule(theirs)
 const title = moduleDir === undefined ? `skipped, Go cannot download ${theirs}` : `the definitions of ${theirs}`
 
 describe.skipIf(moduleDir === undefined)(title, () => {
@@ -38,9 +41,23 @@ describe.skipIf(moduleDir === undefined)(title, () => {
   })
 })
 
-function downloadModule(): string | undefined {
+const spiffeDir = downloadModule(spiffe)
+const spiffeTitle = spiffeDir === undefined ? `skipped, Go cannot download ${spiffe}` : `the definitions of ${spiffe}`
+
+describe.skipIf(spiffeDir === undefined)(spiffeTitle, () => {
+  test('workload.proto says nothing else than theirs', () => {
+    const [other] =
+      spiffeDir === undefined ? [] : compileIn([join(spiffeDir, 'proto/spiffe/workload')], ['workload.proto'])
+    const said = new Set(other ? linesOf(other) : [])
+    const lines = linesOf(file_workload.proto)
+    expect(lines.length).toBeGreaterThan(10)
+    expect(lines.filter((line) => !said.has(line))).toEqual([])
+  })
+})
+
+function downloadModule(module: string): string | undefined {
   try {
-    const answer = execFileSync('go', ['mod', 'download', '-json', theirs], {
+    const answer = execFileSync('go', ['mod', 'download', '-json', module], {
       cwd: tmpdir(),
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'ignore'],
@@ -55,18 +72,16 @@ function downloadModule(): string | undefined {
 }
 
 function compile(dir: string): FileDescriptorProto[] {
+  const folders = ['networkservice', 'registry', 'ipam'].map((folder) => join(dir, 'pkg/api', folder))
+  const names = ['networkservice', 'connection', 'connectioncontext', 'registry', 'ipam'].map((name) => `${name}.proto`)
+  return compileIn(folders, names)
+}
+
+function compileIn(folders: readonly string[], names: readonly string[]): FileDescriptorProto[] {
   const protoc = resolve(import.meta.dirname, '../../node_modules/.bin/protoc')
   const out = mkdtempSync(join(tmpdir(), 'nsm-descriptors-'))
   try {
-    const folders = ['networkservice', 'registry', 'ipam'].map((folder) => join(dir, 'pkg/api', folder))
     const paths = folders.map((folder) => `--proto_path=${folder}`)
-    const names = [
-      'networkservice.proto',
-      'connection.proto',
-      'connectioncontext.proto',
-      'registry.proto',
-      'ipam.proto',
-    ]
     execFileSync(protoc, [...paths, `--descriptor_set_out=${join(out, 'set')}`, ...names])
     return fromBinary(FileDescriptorSetSchema, readFileSync(join(out, 'set'))).file
   } finally {

@@ -29,6 +29,22 @@ describe('fromGrpcError', () => {
     expect(fromGrpcError(serviceError(code, details))).toMatchObject({ code: expected, message: details })
   })
 
+  const failedDial = (last: string) => `No connection established. Last error: ${last}. Resolution note: `
+  test.each([
+    [failedDial('Error: connect ECONNREFUSED 192.0.2.1:5001'), 'no connection: connection refused'],
+    [
+      failedDial('Error: connect EHOSTUNREACH 192.0.2.1:5001 - Local (0.0.0.0:0)'),
+      'no connection: no route to the host',
+    ],
+    [failedDial('Error: read ECONNRESET (2026-11-21T12:00:00.000Z)'), 'no connection: the connection was reset'],
+    [failedDial('Error: something else (2026-11-21T12:00:00.000Z)'), 'no connection: something else'],
+    [failedDial('null'), 'no connection: no answer'],
+    ['Name resolution failed for target dns:nosuch.invalid:5001', 'no connection: the name is not known'],
+    ['Connection dropped', 'Connection dropped'],
+  ])('says in plain words: %s', (details, message) => {
+    expect(fromGrpcError(serviceError(status.UNAVAILABLE, details))).toMatchObject({ code: 'UNREACHABLE', message })
+  })
+
   test('takes the code of our own servers, never their advice', () => {
     const metadata = new Metadata()
     metadata.set('nsm-error-code', 'CONFLICT')

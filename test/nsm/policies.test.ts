@@ -1,6 +1,12 @@
 import { describe, expect, test } from 'vitest'
 import { signToken } from '../../src/identity/token.ts'
-import { failedClientPolicy, failedServerPolicy } from '../../src/nsm/policies.ts'
+import {
+  failedClientPolicy,
+  failedMonitorPolicy,
+  failedRegistryPolicy,
+  failedRelayPolicy,
+  failedServerPolicy,
+} from '../../src/nsm/policies.ts'
 import { TestMesh } from './mesh.ts'
 
 const mesh = new TestMesh()
@@ -31,7 +37,8 @@ describe('failedServerPolicy', () => {
     ['claims that are no object', `e30.${Buffer.from('[]').toString('base64url')}.e30`, 'tokens_valid'],
     ['an expired token', token(client, idOf('/manager'), nowMs - 1_000), 'tokens_expired'],
     ['a token for somebody else', token(client, idOf('/other')), 'tokens_chained'],
-    ['an empty audience', unsigned({ ...claims, aud: [] }), 'tokens_valid'],
+    ['an empty audience', `${unsigned({ ...claims, aud: [] })}.`, 'tokens_chained'],
+    ['an audience that is a text', `${unsigned({ ...claims, aud: idOf('/manager') })}.`, 'tokens_chained'],
     ['a foreign key with the right name', token(stranger), 'prev_token_signed'],
     ['no algorithm', `${unsigned(claims)}.`, 'prev_token_signed'],
     ['no algorithm and a signature', `${unsigned(claims)}.${token().split('.')[2]}`, 'prev_token_signed'],
@@ -88,5 +95,40 @@ describe('failedClientPolicy', () => {
     ['an expired far token', [token(), onward, token(endpoint, idOf('/manager'), nowMs - 5_000)], 'tokens_expired'],
   ])('refuses %s', (_what, answer, failed) => {
     expect(check(answer)).toBe(failed)
+  })
+})
+
+describe('failedRegistryPolicy', () => {
+  test.each([
+    ['a free name', undefined, undefined],
+    ['its own name', idOf('/client'), undefined],
+    ['a name of another', idOf('/other'), 'client_allowed'],
+  ])('judges %s', (_what, owner, failed) => {
+    expect(failedRegistryPolicy(owner, idOf('/client'))).toBe(failed)
+  })
+})
+
+describe('failedMonitorPolicy', () => {
+  test.each([
+    ['connections that nobody holds yet', [], undefined],
+    ['its own', [idOf('/client')], undefined],
+    ['its own among those of others', [idOf('/other'), idOf('/client')], undefined],
+    ['those of others', [idOf('/other')], 'service_connection'],
+  ])('judges who names %s', (_what, owners, failed) => {
+    expect(failedMonitorPolicy(owners, idOf('/client'))).toBe(failed)
+  })
+})
+
+describe('failedRelayPolicy', () => {
+  test.each([
+    ['a caller that starts the path', 1, [], undefined],
+    ['anybody else', 2, [], 'relay'],
+    ['a relay by its ID', 2, [idOf('/client')], undefined],
+    ['a relay by what is above it', 3, [idOf('/*')], undefined],
+    ['an ID that only begins alike', 2, [idOf('/cli')], 'relay'],
+    ['another trust domain', 2, ['spiffe://test.internal.evil/*'], 'relay'],
+    ['a star in another place', 2, ['spiffe://*/client', '*'], 'relay'],
+  ])('judges %s', (_what, index, relays, failed) => {
+    expect(failedRelayPolicy({ index, peerId: idOf('/client') }, relays)).toBe(failed)
   })
 })

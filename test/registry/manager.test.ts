@@ -1,4 +1,5 @@
 import { clone, create } from '@bufbuild/protobuf'
+import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { afterEach, describe, expect, test } from 'vitest'
 import { type Clock, systemClock } from '../../src/base/clock.ts'
 import { NsmError } from '../../src/base/errors.ts'
@@ -10,6 +11,7 @@ import {
   type ConnectionEvent,
   ConnectionEventType,
   ConnectionSchema,
+  PathSegmentSchema,
   State,
 } from '../../src/nsm/generated/connection_pb.js'
 import { NetworkService } from '../../src/nsm/generated/networkservice_pb.js'
@@ -34,6 +36,7 @@ class FakeEndpoint implements EndpointServer {
   readonly requests: Connection[] = []
   readonly closed: Connection[] = []
   readonly peers: string[] = []
+  readonly origins: (string | undefined)[] = []
   refuse: NsmError | undefined
   readonly #name: string
   readonly #own: (audience: string) => ReturnType<OwnHop['token']>
@@ -51,6 +54,7 @@ class FakeEndpoint implements EndpointServer {
     })
     this.requests.push(clone(ConnectionSchema, connection))
     this.peers.push(peer.spiffeId)
+    this.origins.push(peer.origin)
     const answer = clone(ConnectionSchema, connection)
     answer.networkServiceEndpointName = this.#name
     if (request.mechanismPreferences[0]) answer.mechanism = request.mechanismPreferences[0]
@@ -62,7 +66,7 @@ class FakeEndpoint implements EndpointServer {
   }
 }
 
-async function startMesh(clock: Clock = systemClock, storePath = ':memory:') {
+async function startMesh(clock: Clock = systemClock, storePath = ':memory:', relays: readonly string[] = []) {
   const mesh = new TestMesh('test.internal', clock)
   open.push(mesh)
   const source = mesh.source('/manager')
@@ -82,6 +86,7 @@ async function startMesh(clock: Clock = systemClock, storePath = ':memory:') {
     registry,
     localEndpoint: (name) => locals.get(name),
     dial: (target) => openChannel({ target, source, clock }),
+    relays,
     clock,
     log: silentLog,
   })
@@ -171,6 +176,49 @@ describe('the manager', () => {
       expect(event.type).toBe(ConnectionEventType.INITIAL_STATE_TRANSFER)
       expect(event.connections).toEqual({})
       break
+    }
+  })
+
+  test('refuses to show a connection that only another identity holds, and waits for one that nobody holds', async () => {
+    const { mesh, server, offer } = await startMesh()
+    offer('nse-1')
+    await mesh.client(server).request(firstRequest({}, 'laptop'))
+    const watchOf = (name: string) =>
+      mesh
+        .client(server, '/other')
+        .monitor({ pathSegments: [{ name, id: `${name}-0` }] })
+        [Symbol.asyncIterator]()
+    await expect(watchOf('laptop').next()).rejects.toMatchObject({
+      code: 'REFUSED',
+      message: expect.stringContaining('no sufficient privileges: service_connection'),
+    })
+    const waiting = watchOf('nobody')
+    expect((await waiting.next()).value).toMatchObject({ connections: {} })
+    await waiting.return?.()
+  })
+
+  test.each([
+    ['anybody', [], 'REFUSED'],
+    ['another', ['spiffe://test.internal/forwarder'], 'REFUSED'],
+    ['the caller', ['spiffe://test.internal/nsmgr'], undefined],
+    ['everybody below a path', ['spiffe://test.internal/*'], undefined],
+  ])('with %s as relay, judges a request that starts with another workload', async (_name, relays, code) => {
+    const { mesh, server, offer } = await startMesh(systemClock, ':memory:', relays)
+    const endpoint = offer('nse-1')
+    const { svid } = mesh.source('/pod').current()
+    const token = signToken({ svid, audience: 'spiffe://test.internal/nsmgr', expiresMs: Date.now() + 600_000 })
+    const request = firstRequest({}, 'pod')
+    const { path } = request.connection ?? expect.fail()
+    const expires = timestampFromMs(Date.now() + 600_000)
+    path?.pathSegments.splice(0, 1, create(PathSegmentSchema, { name: 'pod', id: 'pod-0', token, expires }))
+    path?.pathSegments.push(create(PathSegmentSchema, { name: 'nsmgr', id: 'nsmgr-0' }))
+    if (path) path.index = 1
+    if (request.connection) request.connection.id = 'nsmgr-0'
+    const asked = mesh.client(server, '/nsmgr').request(request)
+    if (code !== undefined) await expect(asked).rejects.toMatchObject({ code })
+    else {
+      expect((await asked).path?.pathSegments.map(({ name }) => name)).toEqual(['pod', 'nsmgr', 'manager-1', 'nse-1'])
+      expect([endpoint.peers, endpoint.origins]).toEqual([['spiffe://test.internal/nsmgr'], [svid.spiffeId]])
     }
   })
 
@@ -337,8 +385,8 @@ describe('the manager', () => {
     expect(svid.spiffeId).toBe('spiffe://test.internal/endpoint')
   })
 
-  test('passes on what happens to a connection at an endpoint elsewhere', async () => {
-    const { mesh, server, register, source } = await startMesh()
+  /** A manager elsewhere with one endpoint, where ours may relay. */
+  const startFar = async ({ mesh, register, source }: Awaited<ReturnType<typeof startMesh>>) => {
     const far = await startMesh()
     far.offer('far')
     const farServer = await mesh.serve(
@@ -347,7 +395,7 @@ describe('the manager', () => {
         registry: far.registry,
         localEndpoint: () => farEndpoint,
         dial: (target) => openChannel({ target, source, clock: mesh.clock }),
-        relay: true,
+        relays: ['spiffe://test.internal/manager'],
         clock: mesh.clock,
         log: silentLog,
       }).services,
@@ -359,7 +407,22 @@ describe('the manager', () => {
       return { token: signToken({ svid, audience: audience.replace('manager', 'far'), expiresMs }), expiresMs }
     })
     register('far', `tcp://127.0.0.1:${farServer.port}`)
-    const client = mesh.client(server)
+    return farServer
+  }
+
+  test('reaches an endpoint elsewhere for more connections than one TCP connection may have calls', async () => {
+    const near = await startMesh()
+    await startFar(near)
+    const client = near.mesh.client(near.server)
+    const names = Array.from({ length: 130 }, (_, i) => `client-${i}`)
+    for (const name of names) await client.request(firstRequest({}, name))
+    expect((await client.request(firstRequest({}, 'client-0'))).path?.pathSegments).toHaveLength(4)
+  })
+
+  test('passes on what happens to a connection at an endpoint elsewhere', async () => {
+    const near = await startMesh()
+    const farServer = await startFar(near)
+    const client = near.mesh.client(near.server)
     const connection = await client.request(firstRequest({}, 'laptop'))
     expect(connection.path?.pathSegments.map(({ name }) => name)).toEqual(['laptop', 'manager-1', 'far-manager', 'far'])
     const states: State[] = []

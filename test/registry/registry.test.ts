@@ -2,10 +2,15 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { create } from '@bufbuild/protobuf'
 import { timestampMs } from '@bufbuild/protobuf/wkt'
 import { afterEach, describe, expect, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
-import { NetworkServiceEndpointRegistry } from '../../src/nsm/generated/registry_pb.js'
+import {
+  NetworkServiceEndpointRegistry,
+  NetworkServiceEndpointSchema,
+  NetworkServiceSchema,
+} from '../../src/nsm/generated/registry_pb.js'
 import { createRegistryClient } from '../../src/registry/client.ts'
 import { keepRegistered } from '../../src/registry/registration.ts'
 import { createRegistry, type Found } from '../../src/registry/registry.ts'
@@ -103,6 +108,17 @@ describe('the registry', () => {
   test.each([
     ['no name', { ...endpoint(''), name: '' }, 'NetworkServiceEndpoint.Name can not be zero valued'],
     ['another domain', endpoint('nse@far.example'), 'names another domain'],
+    ['a name over 253 bytes', { name: 'é'.repeat(127) }, '254 bytes of a name'],
+    ['a service name over 253 bytes', { name: 'n', networkServiceNames: ['x'.repeat(254)] }, '254 bytes of a name'],
+    ['65 services', { name: 'n', networkServiceNames: Array.from({ length: 65 }, String) }, '65 service names'],
+    ['a url over 512 bytes', { name: 'n', url: `tcp://${'x'.repeat(512)}:1` }, '520 bytes of a url'],
+    ['labels of several services that are too many', { name: 'n', networkServiceLabels: twice(65) }, '130 labels'],
+    [
+      'a label of 20 KB',
+      { name: 'n', networkServiceLabels: { net: { labels: { a: 'x'.repeat(20_000) } } } },
+      'an entry',
+    ],
+    ['a url that only the server can reach', { name: 'n', url: 'tcp://169.254.169.254:80' }, 'link-local'],
     ['too many labels', { name: 'n', networkServiceLabels: { net: { labels: manyLabels() } } }, '129 labels'],
   ])('refuses an endpoint with %s', async (_what, wanted, why) => {
     const { clientOf } = await startRegistry()
@@ -110,6 +126,78 @@ describe('the registry', () => {
       code: 'REFUSED',
       message: expect.stringContaining(why),
     })
+  })
+
+  test('refuses a service whose name or whole is too large', async () => {
+    const { clientOf } = await startRegistry()
+    const client = clientOf('/nse')
+    const routes = [{ destinationSelector: { a: 'x'.repeat(20_000) } }]
+    for (const wanted of [{ name: 'x'.repeat(254) }, { name: 'net', matches: [{ routes }] }]) {
+      await expect(client.registerService(wanted)).rejects.toMatchObject({ code: 'REFUSED' })
+    }
+    expect(await client.findServices({})).toEqual([])
+  })
+
+  test('releases the name of a service that nobody has offered for a day, and says so to its watchers', async () => {
+    const clock = new FakeClock()
+    const { registry } = await startRegistry(clock)
+    const offer = () =>
+      registry.registerEndpoint(
+        create(NetworkServiceEndpointSchema, { name: 'nse-1', networkServiceNames: ['offered'] }),
+        'spiffe://a/owner',
+        Number.MAX_SAFE_INTEGER,
+      )
+    for (const name of ['offered', 'squatted', 'renewed']) {
+      registry.registerService(create(NetworkServiceSchema, { name }), 'spiffe://a/owner')
+    }
+    const gone: string[] = []
+    const watching = new AbortController()
+    const reading = (async () => {
+      const changes = registry.watchServices(create(NetworkServiceSchema), watching.signal)
+      for await (const { entry, deleted } of changes) if (deleted) gone.push(entry.name)
+    })().catch(() => {})
+    for (let hour = 0; hour < 26; hour++) {
+      for (let minute = 0; minute < 60; minute++) {
+        offer()
+        clock.advance(60_000)
+      }
+      if (hour === 12) registry.registerService(create(NetworkServiceSchema, { name: 'renewed' }), 'spiffe://a/owner')
+    }
+    expect(registry.findServices(create(NetworkServiceSchema)).map(({ name }) => name)).toEqual(['offered', 'renewed'])
+    registry.registerService(create(NetworkServiceSchema, { name: 'squatted' }), 'spiffe://a/other')
+    watching.abort()
+    await reading
+    expect(gone).toEqual(['squatted'])
+  })
+
+  test('goes on when its file cannot be written, says so, and tries again', async () => {
+    const clock = new FakeClock()
+    const errors: string[] = []
+    const store = openRegistryStore(':memory:')
+    let isFull = true
+    const registry = createRegistry({
+      store: {
+        ...store,
+        deleteEndpoint(name) {
+          if (isFull) throw new RangeError('database or disk is full')
+          store.deleteEndpoint(name)
+        },
+      },
+      clock,
+      log: { ...silentLog, error: (sentence) => void errors.push(sentence) },
+    })
+    open.push(() => registry.close())
+    registry.registerEndpoint(
+      create(NetworkServiceEndpointSchema, { name: 'n' }),
+      'spiffe://a/b',
+      Number.MAX_SAFE_INTEGER,
+    )
+    clock.advance(75_000)
+    expect(errors).toEqual(['the registry cannot be written', 'the registry cannot be written'])
+    expect(registry.findEndpoints(create(NetworkServiceEndpointSchema))).toEqual([])
+    isFull = false
+    clock.advance(10_000)
+    expect([errors.length, store.endpoints()]).toEqual([2, []])
   })
 
   test('refuses a registration without its path, as NSM does', async () => {
@@ -181,8 +269,6 @@ describe('the registry', () => {
 
   test('a watcher that never reads loses its stream, not the memory of the server', async () => {
     const { registry } = await startRegistry()
-    const { create } = await import('@bufbuild/protobuf')
-    const { NetworkServiceEndpointSchema } = await import('../../src/nsm/generated/registry_pb.js')
     const watching = registry.watchEndpoints(create(NetworkServiceEndpointSchema), new AbortController().signal)
     for (let i = 0; i < 1_100; i++) {
       registry.registerEndpoint(
@@ -238,6 +324,11 @@ describe('a kept registration', () => {
     await watching
   })
 })
+
+function twice(count: number) {
+  const labels = Object.fromEntries(Array.from({ length: count }, (_, i) => [`l${i}`, '']))
+  return { net: { labels }, other: { labels } }
+}
 
 function manyLabels(): Record<string, string> {
   return Object.fromEntries(Array.from({ length: 129 }, (_, i) => [`l${i}`, '']))

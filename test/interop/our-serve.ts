@@ -1,0 +1,95 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf'
+import { systemClock } from '../../src/base/clock.ts'
+import { silentLog } from '../../src/base/log.ts'
+import { openEndpointStore } from '../../src/endpoint/store.ts'
+import { createVl3, type Vl3 } from '../../src/endpoint/vl3.ts'
+import { signToken } from '../../src/identity/token.ts'
+import { openChannel, type Target } from '../../src/nsm/channel.ts'
+import {
+  type NetworkService,
+  NetworkServiceEndpointSchema,
+  NetworkServiceSchema,
+} from '../../src/nsm/generated/registry_pb.js'
+import { startNsmServer } from '../../src/nsm/server.ts'
+import { createManager } from '../../src/registry/manager.ts'
+import { createRegistry, type Registry } from '../../src/registry/registry.ts'
+import { registryServices } from '../../src/registry/server.ts'
+import { openRegistryStore } from '../../src/registry/store.ts'
+import { openHub } from '../../src/tunnel/hub.ts'
+import type { GoMesh } from './go-mesh.ts'
+
+/** Our registry, manager and vL3 endpoint `ours` (10.64.0.0/24, names below ours.internal), as `nsm serve` wires them. */
+export interface OurServe extends Target {
+  readonly url: string
+  readonly registry: Registry
+  readonly vl3: Vl3
+}
+
+/** Starts them with the identity `spiffe://peers.test/ours`; `relays` may pass on requests of others. */
+export async function startOurServe(mesh: GoMesh, relays: readonly string[] = []): Promise<OurServe> {
+  const source = await mesh.source('ours')
+  const clock = systemClock
+  const log = silentLog
+  const store = openRegistryStore(':memory:')
+  const registry = createRegistry({ store, clock, log })
+  const vl3 = await openVl3(() => source.current().svid)
+  const manager = createManager({
+    ...{ name: 'our-manager', registry, relays, clock, log },
+    localEndpoint: (name) => (name === 'ours-1' ? vl3 : undefined),
+    dial: (target, expect) => openChannel({ target, source, clock, expect }),
+  })
+  const services = [...registryServices(registry, clock), ...manager.services]
+  const server = await startNsmServer({
+    source,
+    listen: { address: '127.0.0.1', port: 0 },
+    services,
+    relays,
+    clock,
+    log,
+  })
+  mesh.onClose(async () => {
+    await server.stop()
+    manager.close()
+    registry.close()
+    await vl3.stop()
+    store.close()
+  })
+  const { address, port } = server
+  const url = `tcp://${address}:${port}`
+  offer(registry, source.current().svid.spiffeId, { name: 'ours' }, { name: 'ours-1', url })
+  return { address, port, url, registry, vl3 }
+}
+
+/** Registers a service and one endpoint of it, for a day. */
+export function offer(
+  registry: Registry,
+  owner: string,
+  service: MessageInitShape<typeof NetworkServiceSchema> & { readonly name: string },
+  endpoint: MessageInitShape<typeof NetworkServiceEndpointSchema>,
+): NetworkService {
+  const day = systemClock.wallMs() + 86_400_000
+  const registered = registry.registerService(create(NetworkServiceSchema, { payload: 'IP', ...service }), owner)
+  const offered = create(NetworkServiceEndpointSchema, { networkServiceNames: [service.name], ...endpoint })
+  registry.registerEndpoint(offered, owner, day)
+  return registered
+}
+
+function openVl3(svid: () => Parameters<typeof signToken>[0]['svid']): Promise<Vl3> {
+  return createVl3({
+    service: 'ours',
+    prefixes: ['10.64.0.0/24'],
+    dnsDomain: 'ours.internal',
+    endpointName: 'ours-1',
+    listenAddress: '127.0.0.1',
+    listenPort: 0,
+    reachableAt: () => '127.0.0.1',
+    ownToken: (audience) => {
+      const expiresMs = systemClock.wallMs() + 600_000
+      return { token: signToken({ svid: svid(), audience, expiresMs }), expiresMs }
+    },
+    store: openEndpointStore(':memory:'),
+    openHub,
+    clock: systemClock,
+    log: silentLog,
+  })
+}
