@@ -80,6 +80,13 @@ export function checkAnswer(answer: Answer, bounds: Bounds): NsmError | undefine
   return conflicts.length > 0 ? conflict(conflicts) : undefined
 }
 
+/** `CONFLICT` when a lease in force and the machine's own networks have come to overlap; `answer` was checked before. */
+export function findConflict(answer: Answer, taken: readonly Taken[]): NsmError | undefined {
+  const own = answer.addresses.map(parseInterfaceAddress).map(({ address, length }) => prefixOf(address, length))
+  const conflicts = findConflicts(mergePrefixes([...own, ...answer.routes.map(parsePrefix)]), taken)
+  return conflicts.length > 0 ? conflict(conflicts) : undefined
+}
+
 /** [security E1] Without the user's word only private ranges may go into a tunnel. */
 const privateRanges = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', '100.64.0.0/10'].map(parsePrefix)
 /** [security E1] Unique local addresses, in parts of at least this length. */

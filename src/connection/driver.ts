@@ -9,7 +9,7 @@ export interface Actions<L extends Lease> {
   request(purpose: Purpose, lease: L | undefined, signal: AbortSignal): Promise<L>
   /** Makes tunnel, addresses, routes and names match the lease; does nothing for what already matches. */
   apply(lease: L, signal: AbortSignal): Promise<void>
-  /** Reports what happens to a lease until the signal is aborted; resolves or throws when it cannot watch any more. */
+  /** Reports what happens to a lease until the signal is aborted; throws when it cannot watch any more. */
   watch(lease: L, report: (event: Watched) => void, signal: AbortSignal): Promise<void>
   /** Undoes every change to the machine. */
   undo(): Promise<void>
@@ -19,8 +19,11 @@ export interface Actions<L extends Lease> {
 
 /** What `watch` may report. */
 export type Watched =
-  | { readonly kind: 'lost'; readonly error: NsmError }
-  | { readonly kind: 'down'; readonly error: NsmError }
+  | { readonly kind: 'control-lost'; readonly error: NsmError }
+  | { readonly kind: 'path-lost'; readonly error: NsmError }
+  | { readonly kind: 'path-found' }
+  | { readonly kind: 'tunnel-lost'; readonly error: NsmError }
+  | { readonly kind: 'down'; readonly isDeleted: boolean; readonly error: NsmError }
   | { readonly kind: 'refresh-asked' }
 
 /** An answer that was given but is not acceptable; the lease must be closed. */
@@ -56,6 +59,8 @@ export interface DriverSettings<L extends Lease> {
 
 /** Ours: Close waits this long for the manager; SIGTERM must end everything within 3 s. */
 const releaseTimeoutMs = 1_500
+/** Ours: what is being done to the machine is stopped, or left to itself, within this time. */
+const stopMs = 700
 /** Ours: a request that is under way when the connection is closed may still answer, so that its lease can be given back. */
 const lateAnswerMs = 500
 
@@ -74,7 +79,7 @@ class RunningDriver<L extends Lease> implements Driver<L> {
   readonly #work = new AbortController()
   #state: State<L> = initialState()
   #draining = false
-  #busy = false
+  #asking: Asking<L> | undefined
   #force = false
   #applying: Promise<void> = Promise.resolve()
   #requesting: Promise<void> = Promise.resolve()
@@ -143,19 +148,28 @@ class RunningDriver<L extends Lease> implements Driver<L> {
     this.#watching = undefined
   }
 
-  /** One request at a time: a refresh that is asked for while one is under way is the same refresh. */
+  /** One request at a time; only a reselect does not wait for what was asked before: that may hang at a dead endpoint. */
   #request(purpose: Purpose, lease: L | undefined): void {
-    if (this.#busy) return
-    this.#busy = true
+    if (this.#asking) {
+      if (purpose !== 'reselect' || this.#asking.purpose === 'reselect') return
+      this.#asking.successor = { purpose, lease }
+      this.#asking.stop.abort(superseded())
+      return
+    }
+    const asking: Asking<L> = { purpose, stop: new AbortController(), successor: undefined }
+    this.#asking = asking
+    const signal = AbortSignal.any([this.#work.signal, asking.stop.signal])
     this.#requesting = this.#settings.actions
-      .request(purpose, lease, this.#work.signal)
+      .request(purpose, lease, signal)
       .then(
         (accepted): Event<L> => ({ kind: 'accepted', lease: accepted }),
         (thrown): Event<L> => requestFailed(thrown),
       )
       .then((event) => {
-        this.#busy = false
-        this.post(event)
+        this.#asking = undefined
+        if (asking.successor && this.#state.kind !== 'closed')
+          this.#request(asking.successor.purpose, asking.successor.lease)
+        else this.post(event)
       })
   }
 
@@ -164,8 +178,8 @@ class RunningDriver<L extends Lease> implements Driver<L> {
     this.#applying = this.#applying
       .then(() => this.#settings.actions.apply(lease, this.#work.signal))
       .then(
-        () => this.post({ kind: 'applied' }),
-        (thrown) => this.post({ kind: 'not-applied', error: toNsmError(thrown) }),
+        () => this.post({ kind: 'applied', lease }),
+        (thrown) => this.post({ kind: 'not-applied', lease, error: toNsmError(thrown) }),
       )
   }
 
@@ -177,8 +191,8 @@ class RunningDriver<L extends Lease> implements Driver<L> {
       if (!watching.signal.aborted) this.post(event)
     }
     this.#settings.actions.watch(lease, report, watching.signal).then(
-      () => report({ kind: 'lost', error: streamEnded() }),
-      (thrown) => report({ kind: 'lost', error: toNsmError(thrown) }),
+      () => {},
+      (thrown) => report({ kind: 'control-lost', error: toNsmError(thrown) }),
     )
   }
 
@@ -188,7 +202,7 @@ class RunningDriver<L extends Lease> implements Driver<L> {
     const released = lease ? this.#release(lease) : this.#requesting.then(() => this.#releasing)
     // Stops the work on the machine before it is undone, so that nothing is added behind the undo's back.
     if (lease) this.#work.abort(closing())
-    await this.#applying
+    await this.#within(stopMs, this.#applying)
     await this.#settings.actions.undo().catch((error: unknown) => {
       this.#settings.log.warn('a connection could not be undone', { error: String(error) })
     })
@@ -196,6 +210,14 @@ class RunningDriver<L extends Lease> implements Driver<L> {
     late()
     this.#work.abort(closing())
     this.#closed.resolve()
+  }
+
+  /** Work that does not heed its signal must not keep the machine from being put back. */
+  #within(timeoutMs: number, work: Promise<void>): Promise<void> {
+    return new Promise((resolve) => {
+      const cancel = this.#settings.clock.after(timeoutMs, resolve)
+      work.then(resolve, resolve).finally(cancel)
+    })
   }
 
   async #release(lease: L): Promise<void> {
@@ -211,6 +233,13 @@ class RunningDriver<L extends Lease> implements Driver<L> {
   }
 }
 
+/** A request that is under way, and the one that takes its place. */
+interface Asking<L extends Lease> {
+  readonly purpose: Purpose
+  readonly stop: AbortController
+  successor: { readonly purpose: Purpose; readonly lease: L | undefined } | undefined
+}
+
 /** Errors that can pass by themselves: silence, and an endpoint that is not ready yet. */
 function requestFailed<L extends Lease>(thrown: unknown): Event<L> {
   if (isOutOfBounds<L>(thrown)) return { kind: 'out-of-bounds', lease: thrown.lease, error: thrown }
@@ -222,8 +251,8 @@ function isOutOfBounds<L extends Lease>(thrown: unknown): thrown is OutOfBounds<
   return thrown instanceof OutOfBounds
 }
 
-function streamEnded(): NsmError {
-  return new NsmError('LOST', 'the manager ended the event stream', 'nothing: the connection is asked for again')
+function superseded(): NsmError {
+  return new NsmError('UNREACHABLE', 'the endpoint is dead, another one is asked for', 'nothing')
 }
 
 function closing(): NsmError {

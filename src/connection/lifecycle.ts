@@ -3,14 +3,17 @@ import type { NsmError } from '../base/errors.ts'
 /*
  *              accepted, applied                    refresh due: request, same state
  *  requesting ------------------> up <------------------------------------------.
- *    |    ^ |                      | monitor lost, DOWN, refresh failed,         |
- *    |    '-' failed, can be       | path silent, tunnel died                    |
+ *    |    ^ |                      | control lost, DOWN, refresh failed,         |
+ *    |    '-' failed, can be       | path lost, tunnel lost                      |
  *    |        tried again          v                                             |
  *    |                          healing ---- accepted, applied ------------------'
  *    |                           |   ^ | failed: back-off, then again
- *    | failed for good           |   '-'
+ *    | failed for good           |   '-' path lost: reselect; path found: renew
  *    v                           v close
  *  closed <--- close from anywhere                                (closed is final)
+ *
+ * Control (the manager) and path (the packets) die apart. While packets flow nothing but the same connection is asked
+ * for, and the tunnel stays as it is; only a dead path is worth another endpoint [nsm-protocol 4.9].
  */
 
 /** What the manager granted; `request.ts` makes it from an NSM connection. */
@@ -47,6 +50,10 @@ export interface Healing<L extends Lease> {
   readonly lease: L
   readonly attempt: number
   readonly purpose: 'renew' | 'reselect'
+  /** Packets still flow: then a refusal is no reason to leave the endpoint. */
+  readonly isPathAlive: boolean
+  /** The lease is being put in place; what the path of the one before says is no news. */
+  readonly isApplying: boolean
   readonly flaps: number
   readonly error?: NsmError
 }
@@ -58,16 +65,22 @@ export type Event<L extends Lease> =
   | { readonly kind: 'accepted'; readonly lease: L }
   /** The manager answered, but outside our bounds; `lease` is what must be closed. */
   | { readonly kind: 'out-of-bounds'; readonly lease: L; readonly error: NsmError }
-  /** Tunnel, routes and names of the last accepted lease are in place. */
-  | { readonly kind: 'applied' }
+  /** Tunnel, routes and names of a lease are in place. */
+  | { readonly kind: 'applied'; readonly lease: L }
   /** They could not be put in place. */
-  | { readonly kind: 'not-applied'; readonly error: NsmError }
+  | { readonly kind: 'not-applied'; readonly lease: L; readonly error: NsmError }
   /** The request failed; `retry` says whether the same request may succeed later. */
   | { readonly kind: 'failed'; readonly error: NsmError; readonly retry: boolean }
   /** The timer ran out. */
   | { readonly kind: 'due' }
-  /** The manager's event stream ended, or the path is silent, or the tunnel died. */
-  | { readonly kind: 'lost'; readonly error: NsmError }
+  /** The manager's event stream ended; packets may flow on. */
+  | { readonly kind: 'control-lost'; readonly error: NsmError }
+  /** The endpoint does not answer through the tunnel any more. */
+  | { readonly kind: 'path-lost'; readonly error: NsmError }
+  /** It answers again. */
+  | { readonly kind: 'path-found' }
+  /** The tunnel itself died. */
+  | { readonly kind: 'tunnel-lost'; readonly error: NsmError }
   /** The manager says that the connection is down or deleted. */
   | { readonly kind: 'down'; readonly error: NsmError }
   /** The manager asks for a refresh now. */
@@ -80,7 +93,7 @@ export type Effect<L extends Lease> =
   | { readonly kind: 'apply'; readonly lease: L }
   /** Replaces the one timer of the connection. */
   | { readonly kind: 'timer'; readonly delayMs: number }
-  /** Watches the manager's events, the tunnel and the path until `unwatch`. */
+  /** Watches the manager's events, the tunnel and the path until `unwatch`; replaces the watch before it. */
   | { readonly kind: 'watch'; readonly lease: L }
   | { readonly kind: 'unwatch' }
   /** Undoes every change to the machine and closes the lease at the manager. */
@@ -141,7 +154,7 @@ function inRequesting<L extends Lease>(state: Of<L, 'requesting'>, event: Event<
     case 'accepted':
       return { next: { ...state, lease: event.lease }, effects: [{ kind: 'apply', lease: event.lease }] }
     case 'applied':
-      return state.lease ? up(state.lease, 0, moment) : stay(state)
+      return state.lease === event.lease ? up(state.lease, 0, moment) : stay(state)
     case 'failed':
       if (!event.retry) return closed(event.error, state.lease)
       return {
@@ -151,7 +164,7 @@ function inRequesting<L extends Lease>(state: Of<L, 'requesting'>, event: Event<
     case 'out-of-bounds':
       return closed(event.error, event.lease)
     case 'not-applied':
-    case 'lost':
+    case 'tunnel-lost':
     case 'down':
       return closed(event.error, state.lease)
     default:
@@ -179,12 +192,16 @@ function inUp<L extends Lease>(state: Of<L, 'up'>, event: Event<L>, moment: Mome
         effects: [{ kind: 'timer', delayMs: Math.max(backoffMaxMs, refreshDelayOf(event.lease, moment)) }],
       }
     case 'failed':
-      return heal(state, { purpose: event.retry ? 'renew' : 'reselect', error: event.error }, moment)
+    case 'control-lost':
+      return heal(state, { purpose: 'renew', isPathAlive: true, error: event.error }, moment)
     case 'not-applied':
-    case 'lost':
-      return heal(state, { purpose: 'renew', error: event.error }, moment)
+      if (event.lease !== state.lease) return stay(state)
+      return heal(state, { purpose: 'renew', isPathAlive: false, error: event.error }, moment)
+    case 'tunnel-lost':
+      return heal(state, { purpose: 'renew', isPathAlive: false, error: event.error }, moment)
+    case 'path-lost':
     case 'down':
-      return heal(state, { purpose: 'reselect', error: event.error }, moment)
+      return heal(state, { purpose: 'reselect', isPathAlive: false, error: event.error }, moment)
     default:
       return stay(state)
   }
@@ -193,21 +210,47 @@ function inUp<L extends Lease>(state: Of<L, 'up'>, event: Event<L>, moment: Mome
 function inHealing<L extends Lease>(state: Healing<L>, event: Event<L>, moment: Moment): Step<L> {
   switch (event.kind) {
     case 'due':
+      if (state.isApplying) return stay(state)
       return { next: state, effects: [{ kind: 'request', purpose: state.purpose, lease: state.lease }] }
     case 'accepted':
-      return { next: { ...state, lease: event.lease }, effects: [{ kind: 'apply', lease: event.lease }] }
+      return {
+        next: { ...state, lease: event.lease, isApplying: true },
+        effects: [{ kind: 'apply', lease: event.lease }],
+      }
     case 'applied':
-      return up(state.lease, state.flaps + 1, moment)
-    case 'out-of-bounds':
-      return again(state, { purpose: 'reselect', error: event.error }, moment)
-    case 'failed':
-      return again(state, { purpose: event.retry ? state.purpose : 'reselect', error: event.error }, moment)
+      return state.isApplying && event.lease === state.lease ? up(state.lease, state.flaps + 1, moment) : stay(state)
     case 'not-applied':
-      return again(state, { purpose: state.purpose, error: event.error }, moment)
-    // A death during healing costs the answer that is under way nothing: the next try finds the same state.
+      if (!state.isApplying || event.lease !== state.lease) return stay(state)
+      return again(state, { purpose: 'reselect', isPathAlive: false, error: event.error }, moment)
+    case 'out-of-bounds':
+    case 'failed':
+      return again(state, { ...afterRefusal(state, event), error: event.error }, moment)
+    case 'tunnel-lost':
+      return { next: { ...state, isPathAlive: false, error: event.error }, effects: [] }
+    case 'path-lost':
+    case 'down':
+      return turnTo(state, { purpose: 'reselect', isPathAlive: false, error: event.error })
+    case 'path-found':
+      return state.isApplying ? stay(state) : { next: { ...state, purpose: 'renew', isPathAlive: true }, effects: [] }
     default:
       return stay(state)
   }
+}
+
+/** The endpoint that carries our packets is not left because somebody says no: the answer may pass, the path is there. */
+function afterRefusal<L extends Lease>(
+  state: Healing<L>,
+  event: Extract<Event<L>, { readonly kind: 'failed' | 'out-of-bounds' }>,
+): Pick<Cure, 'purpose' | 'isPathAlive'> {
+  const { isPathAlive } = state
+  const mayPass = event.kind === 'failed' && event.retry
+  return { purpose: mayPass || isPathAlive ? state.purpose : 'reselect', isPathAlive }
+}
+
+/** What was asked for is not worth waiting for any more: another endpoint, at once. */
+function turnTo<L extends Lease>(state: Healing<L>, cure: Cure): Step<L> {
+  if (state.isApplying || state.purpose === cure.purpose) return stay(state)
+  return { next: { ...state, ...cure }, effects: [{ kind: 'timer', delayMs: 0 }] }
 }
 
 /** A late answer belongs to nobody: give it back. */
@@ -229,21 +272,22 @@ function up<L extends Lease>(lease: L, flaps: number, moment: Moment): Step<L> {
 /** How a connection is asked for again, and why. */
 interface Cure {
   readonly purpose: Healing<Lease>['purpose']
+  readonly isPathAlive: boolean
   readonly error: NsmError
 }
 
-/** At once for a connection that was steady; with back-off for one that is lost as soon as it is healed. */
+/** At once for a connection that was steady; with back-off for one that is lost as soon as it is healed. The watch goes on. */
 function heal<L extends Lease>(state: Up<L>, cure: Cure, moment: Moment): Step<L> {
   const flaps = moment.nowMs - state.sinceMs >= steadyMs ? 0 : state.flaps
   return {
-    next: { kind: 'healing', lease: state.lease, attempt: 0, flaps, ...cure },
-    effects: [{ kind: 'unwatch' }, { kind: 'timer', delayMs: flaps === 0 ? 0 : backoffMs(flaps - 1, moment.jitter) }],
+    next: { kind: 'healing', lease: state.lease, attempt: 0, isApplying: false, flaps, ...cure },
+    effects: [{ kind: 'timer', delayMs: flaps === 0 ? 0 : backoffMs(flaps - 1, moment.jitter) }],
   }
 }
 
 function again<L extends Lease>(state: Healing<L>, cure: Cure, moment: Moment): Step<L> {
   return {
-    next: { ...state, ...cure, attempt: state.attempt + 1 },
+    next: { ...state, ...cure, isApplying: false, attempt: state.attempt + 1 },
     effects: [{ kind: 'timer', delayMs: backoffMs(state.attempt, moment.jitter) }],
   }
 }

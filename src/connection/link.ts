@@ -1,24 +1,36 @@
-import type { Clock } from '../base/clock.ts'
+import { type Clock, sleep } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { UndoStack } from '../base/undo.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import type { InterfaceSettings } from '../tunnel/tun/host.ts'
 import type { Tunnel } from '../tunnel/tunnels.ts'
-import { publicKeyOf } from '../tunnel/wireguard/keys.ts'
-import { checkAnswer } from './bounds.ts'
+import { Asker } from './asker.ts'
+import { checkAnswer, findConflict } from './bounds.ts'
+import { ChangeLimit } from './change-limit.ts'
 import { type Actions, OutOfBounds, type Watched } from './driver.ts'
+import type { Echo } from './echo.ts'
 import { chooseInterfaceName } from './interface-name.ts'
 import type { Journal } from './journal.ts'
 import type { Purpose } from './lifecycle.ts'
 import type { Machine } from './machine.ts'
+import { type Applying, isSamePeer, PeerMeeting } from './meet-peer.ts'
 import type { Names } from './names.ts'
+import { makeOffer } from './offer.ts'
 import { checkOwnName } from './own-name.ts'
 import { buildRequest, type Offer, readLease } from './request.ts'
 import { scopesOf, zonesOf } from './scopes.ts'
 import type { ConnectionStore, Remembered } from './store.ts'
-import { excludedPrefixes, takenPrefixes } from './taken.ts'
-import { type NsmLease, serviceText, tunnelPrefixes, type Wanted } from './wanted.ts'
+import { excludedPrefixes, nameOwners, takenPrefixes } from './taken.ts'
+import {
+  bareAddresses,
+  contextText,
+  type NsmLease,
+  serviceText,
+  type TunnelPeer,
+  tunnelPrefixes,
+  type Wanted,
+} from './wanted.ts'
 import { watchLease } from './watch.ts'
 
 /** Parts of a connect that a link runs; `identity` and `registry` come before. */
@@ -45,16 +57,12 @@ export interface LinkParts {
   readonly progress: (phase: LinkPhase, state: 'started' | 'done', detail?: string) => void
 }
 
-/** Ours: MTU inside a tunnel when the path does not say less [nsm-protocol 7.6]. */
-const tunnelMtuMaxBytes = 1_420
-/** [WG 5.4.6] Outer IPv4 or IPv6, UDP and WireGuard headers. */
-const overheadBytes = { 4: 60, 6: 80 } as const
-/** [NSM sdk-vpp wireguard] Port that peers inside a cluster let through. */
-const preferredPort = 51_820
-/** [nsm-protocol 11.4] Keeps the way through a NAT open. */
-const keepaliveSeconds = 10
-/** Ours: three initiations and their answers over a slow line. */
-const handshakeTimeoutMs = 15_000
+/** Ours: putting a lease in place while healing; then the service is asked for again. */
+const healApplyMs = 20_000
+/** Ours: a tunnel that is being opened when everything is undone is waited for this long. */
+const openingMs = 700
+/** Ours [security E6]: how often it is looked whether the machine joined a network that overlaps. */
+const surroundingsMs = 5_000
 
 /** One connection's doings: request and answer, tunnel, addresses and routes, names; each change has its undo. */
 export class Link implements Actions<NsmLease> {
@@ -69,10 +77,19 @@ export class Link implements Actions<NsmLease> {
   #applied: NsmLease | undefined
   #claimed: readonly string[] = []
   #ownName: string | undefined
+  #warning: NsmError | undefined
+  #isUndone = false
+  /** The tunnel's peer, also one that has not answered. */
+  #peer: TunnelPeer | undefined
+  readonly #meeting: PeerMeeting
+  readonly #asker: Asker
+  readonly #changes = new ChangeLimit()
 
   constructor(parts: LinkParts) {
     this.#parts = parts
     this.#undos = new UndoStack(parts.log)
+    this.#meeting = new PeerMeeting(parts.clock)
+    this.#asker = new Asker(parts.client, parts.clock)
     this.#remembered = parts.store.get(serviceText(parts.wanted))
   }
 
@@ -91,18 +108,23 @@ export class Link implements Actions<NsmLease> {
     return this.#ownName
   }
 
+  /** What is not as it should be although packets flow. */
+  get warning(): NsmError | undefined {
+    return this.#warning
+  }
+
   /** The open tunnel. */
   get tunnel(): Tunnel | undefined {
     return this.#tunnel
   }
 
   async request(purpose: Purpose, lease: NsmLease | undefined, signal: AbortSignal): Promise<NsmLease> {
-    const { client, clock, progress, wanted } = this.#parts
+    const { clock, progress, wanted } = this.#parts
     progress('request', 'started')
     const taken = await this.#taken(purpose === 'first')
     const offer = await this.#offer()
     if (purpose === 'first') this.#openEarly(offer, signal)
-    if (purpose === 'reselect' && lease) await client.close(lease.connection, signal).catch(() => {})
+    if (purpose === 'reselect' && lease) await this.#asker.leave(lease.connection, signal)
     const last = lease?.connection ?? this.#takeOver()
     const message = buildRequest({
       wanted,
@@ -112,7 +134,9 @@ export class Link implements Actions<NsmLease> {
       purpose,
       ...(last ? { last } : {}),
     })
-    const connection = await client.request(message, signal)
+    const connection = await this.#asker.request(message, purpose, signal).catch((thrown: unknown) => {
+      throw nameOwners(toNsmError(thrown), taken)
+    })
     const answer = await this.#read(connection, { offer, purpose, nowMs: clock.wallMs() })
     const underlay = { prefix: answer.peer.address, by: "the endpoint's address outside the tunnel" }
     const error = checkAnswer(answer.answer, { ...wanted, taken: [...taken, underlay] })
@@ -123,22 +147,67 @@ export class Link implements Actions<NsmLease> {
   }
 
   async apply(lease: NsmLease, signal: AbortSignal): Promise<void> {
+    const isHealing = this.#applied !== undefined && lease.renewed
+    const late = new AbortController()
+    const cancel = this.#parts.clock.after(healApplyMs, () => isHealing && late.abort(notInPlace()))
+    try {
+      await this.#applyNow(lease, { isHealing, signal: AbortSignal.any([signal, late.signal]) })
+    } finally {
+      cancel()
+    }
+  }
+
+  async #applyNow(lease: NsmLease, how: Applying): Promise<void> {
+    const { signal } = how
     const tunnel = await this.#ensureTunnel(lease, signal)
-    await both(this.#meetPeer(tunnel, lease, signal), this.#configure(tunnel, lease))
+    await this.#waitForTurn(lease, how)
+    await both(this.#meetPeer(tunnel, lease, how), this.#configure(tunnel, lease))
     await this.#serveNames(lease, signal)
     this.#applied = lease
     const { store, wanted, manager } = this.#parts
     store.setLast(serviceText(wanted), { connection: lease.connection, manager: manager.url })
   }
 
+  /** The first change is the user's wish; each later one is the endpoint's [security E12]. */
+  async #waitForTurn(lease: NsmLease, how: Applying) {
+    const { clock } = this.#parts
+    if (!this.#applied || contextText(this.#applied) === contextText(lease)) return
+    const waitMs = this.#changes.waitMs(clock.monotonicMs(), how.isHealing)
+    if (waitMs > 0) await sleep(clock, waitMs, how.signal)
+    this.#changes.note(clock.monotonicMs())
+  }
+
   watch(lease: NsmLease, report: (event: Watched) => void, signal: AbortSignal): Promise<void> {
     const { client, clock, log } = this.#parts
-    return watchLease({ client, clock, log, lease, tunnel: this.#tunnel }, report, signal)
+    void this.#watchSurroundings(lease, signal).catch(() => {})
+    return watchLease({ client, clock, log, lease, tunnel: this.#tunnel, echo: this.#openEcho(lease) }, report, signal)
+  }
+
+  #openEcho(lease: NsmLease): Echo | undefined {
+    const [to] = bareAddresses(lease.answer.endpointAddresses)
+    const from = bareAddresses(lease.answer.addresses).find((own) => own.includes(':') === to?.includes(':'))
+    if (!this.#tunnel || to === undefined || from === undefined) return undefined
+    return this.#parts.machine.openEcho({ interfaceName: this.#tunnel.interfaceName, from, to })
+  }
+
+  /** A network that the machine joins later may overlap: said, and not answered by sending the service's packets there. */
+  async #watchSurroundings(lease: NsmLease, signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#parts
+    for (;;) {
+      await sleep(clock, surroundingsMs, signal)
+      const conflict = findConflict(lease.answer, await this.#taken(false))
+      if (conflict && conflict.message !== this.#warning?.message) {
+        log.warn('a network of this machine overlaps the service', { reason: conflict.message })
+      }
+      this.#warning = conflict
+    }
   }
 
   readonly undo = async (): Promise<void> => {
-    // A tunnel that is still being opened is closed by the undo that its opening registers.
-    await this.#opening?.catch(() => {})
+    this.#isUndone = true
+    // A tunnel that is still being opened is closed by the undo that its opening registers, or by its opening itself.
+    const opened = this.#opening?.then(() => {}).catch(() => {})
+    await Promise.race([opened, sleep(this.#parts.clock, openingMs)])
     await this.#undos.run()
     this.#tunnel = undefined
     this.#configured = undefined
@@ -186,18 +255,15 @@ export class Link implements Actions<NsmLease> {
 
   async #offer(): Promise<Offer> {
     const { machine, manager, wanted } = this.#parts
-    const route = await machine.routeTo(manager.address)
-    if (!route) {
-      throw new NsmError('UNREACHABLE', `no route to the manager at ${manager.address}`, 'check the network')
-    }
-    this.#listenPort ||= await machine.freeUdpPort(preferredPort)
-    const outer = overheadBytes[route.sourceAddress.includes(':') ? 6 : 4]
-    return {
-      sourceAddress: route.sourceAddress,
+    const offer = await makeOffer({
+      machine,
+      managerAddress: manager.address,
+      wanted,
+      privateKey: this.#remembered.privateKey,
       listenPort: this.#listenPort,
-      publicKey: publicKeyOf(this.#remembered.privateKey),
-      mtuBytes: wanted.mtuBytes ?? Math.min(tunnelMtuMaxBytes, route.mtuBytes - outer),
-    }
+    })
+    this.#listenPort = offer.listenPort
+    return offer
   }
 
   /** The thread and the interface come up while the manager thinks. */
@@ -216,6 +282,10 @@ export class Link implements Actions<NsmLease> {
       { interfaceName, privateKey: this.#remembered.privateKey, listenPort: this.#listenPort, mtuBytes, peers: [] },
       signal,
     )
+    if (this.#isUndone) {
+      await tunnel.close()
+      throw notInPlace()
+    }
     this.#undos.push(() => tunnel.close())
     this.#tunnel = tunnel
     void tunnel.failed.then(() => this.#forget(tunnel))
@@ -229,6 +299,7 @@ export class Link implements Actions<NsmLease> {
     this.#opening = undefined
     this.#configured = undefined
     this.#applied = undefined
+    this.#peer = undefined
   }
 
   async #ensureTunnel(lease: NsmLease, signal: AbortSignal): Promise<Tunnel> {
@@ -246,31 +317,14 @@ export class Link implements Actions<NsmLease> {
     })
   }
 
-  async #meetPeer(tunnel: Tunnel, lease: NsmLease, signal: AbortSignal): Promise<void> {
-    const before = this.#applied?.peer
-    const isSame = before !== undefined && sameKey(before.publicKey, lease.peer.publicKey)
-    if (isSame && !lease.renewed && before.address === lease.peer.address && before.port === lease.peer.port) return
+  async #meetPeer(tunnel: Tunnel, lease: NsmLease, applying: Applying): Promise<void> {
+    const before = this.#peer
+    if (!lease.renewed && this.#applied && isSamePeer(this.#applied, lease)) return
     const { progress } = this.#parts
     progress('tunnel', 'started')
-    if (before && !isSame) await tunnel.removePeer(before.publicKey)
-    await tunnel.setPeer({
-      publicKey: lease.peer.publicKey,
-      endpoint: { address: lease.peer.address, port: lease.peer.port },
-      keepaliveSeconds,
-      allowedPrefixes: ['0.0.0.0/0', '::/0'],
-    })
-    await this.#handshake(tunnel, lease, signal)
+    this.#peer = lease.peer
+    await this.#meeting.meet(tunnel, { before, peer: lease.peer }, applying)
     progress('tunnel', 'done', `${lease.peer.address}:${lease.peer.port}`)
-  }
-
-  async #handshake(tunnel: Tunnel, { peer }: NsmLease, signal: AbortSignal): Promise<void> {
-    const late = new AbortController()
-    const cancel = this.#parts.clock.after(handshakeTimeoutMs, () => late.abort(noHandshake(peer)))
-    try {
-      await tunnel.handshake(peer.publicKey, AbortSignal.any([signal, late.signal]))
-    } finally {
-      cancel()
-    }
   }
 
   async #configure(tunnel: Tunnel, lease: NsmLease): Promise<void> {
@@ -310,16 +364,12 @@ export class Link implements Actions<NsmLease> {
 }
 
 function ownSide(lease: NsmLease, wanted: Wanted): { readonly zones: readonly string[]; readonly addresses: string[] } {
-  const addresses = lease.answer.addresses.map((address) => address.split('/')[0] ?? '')
-  return { zones: zonesOf(lease, wanted), addresses }
+  return { zones: zonesOf(lease, wanted), addresses: bareAddresses(lease.answer.addresses) }
 }
 
 /** The endpoint's addresses are on the link [nsm-protocol 7.5]. */
 function hostRoutes(lease: NsmLease): string[] {
-  return lease.answer.endpointAddresses.map((address) => {
-    const [bare = ''] = address.split('/')
-    return `${bare}/${bare.includes(':') ? 128 : 32}`
-  })
+  return bareAddresses(lease.answer.endpointAddresses).map((bare) => `${bare}/${bare.includes(':') ? 128 : 32}`)
 }
 
 /** Waits for both also when one fails, so that an undo does not race with the other. */
@@ -329,14 +379,6 @@ async function both(...work: readonly Promise<void>[]): Promise<void> {
   if (failed) throw toNsmError(failed.reason)
 }
 
-function sameKey(a: Uint8Array, b: Uint8Array): boolean {
-  return Buffer.compare(a, b) === 0
-}
-
-function noHandshake({ address, port }: NsmLease['peer']): NsmError {
-  return new NsmError(
-    'UNREACHABLE',
-    `no WireGuard answer from ${address}:${port} within ${handshakeTimeoutMs / 1_000} s`,
-    'check that UDP to that address and port is let through',
-  )
+function notInPlace(): NsmError {
+  return new NsmError('UNREACHABLE', 'the endpoint was too slow', 'nothing: the service is asked for again')
 }

@@ -2,11 +2,14 @@ import { createSocket } from 'node:dgram'
 import { lookup, lookupService } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
 import { configureInterface, readHostNetwork, routeTo, updateInterface } from '../tunnel/tun/host.ts'
-import { openTunnel } from '../tunnel/tunnels.ts'
+import { openTunnel, prepareTunnel } from '../tunnel/tunnels.ts'
+import { openEcho } from './echo.ts'
 
 /** What a connection does to and asks of this machine: one record of functions, so that tests can stand in for it. */
 export interface Machine {
   readonly openTunnel: typeof openTunnel
+  readonly prepareTunnel: typeof prepareTunnel
+  readonly openEcho: typeof openEcho
   readonly readHostNetwork: typeof readHostNetwork
   readonly configureInterface: typeof configureInterface
   readonly updateInterface: typeof updateInterface
@@ -22,6 +25,8 @@ export interface Machine {
 /** This machine. */
 export const thisMachine: Machine = {
   openTunnel,
+  prepareTunnel,
+  openEcho,
   readHostNetwork,
   configureInterface,
   updateInterface,

@@ -1,3 +1,4 @@
+import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parseInterfaceAddress, prefixOf } from '../base/ip.ts'
 import type { HostNetwork } from '../tunnel/tun/host.ts'
 import type { Taken } from './bounds.ts'
@@ -41,6 +42,19 @@ export function takenPrefixes(around: Surroundings): Taken[] {
 /** The same as plain prefixes for the request, so that the endpoint can avoid them before an address exists. */
 export function excludedPrefixes(taken: readonly Taken[]): string[] {
   return [...new Set(taken.map(({ prefix }) => prefix))].slice(0, excludedPrefixesMax)
+}
+
+/** An endpoint that finds no room beside what is in use names only prefixes; this says whose they are on this machine. */
+export function nameOwners(error: NsmError, taken: readonly Taken[]): NsmError {
+  const named = taken.filter(({ prefix }) => error.message.includes(prefix))
+  if (error.code !== 'CONFLICT' || named.length === 0) return error
+  const owners = named.map(({ prefix, by }) => `${prefix} is used here (${by})`)
+  return new NsmError(
+    'CONFLICT',
+    `${error.message}; ${[...new Set(owners)].join('; ')}`,
+    'free the one on this machine, or ask for a service with other prefixes',
+    { cause: error },
+  )
 }
 
 /** Ours [security C7]: the other side reads at most this many. */

@@ -1,4 +1,4 @@
-import type { ErrorData } from '../base/errors.ts'
+import type { ErrorData, NsmError } from '../base/errors.ts'
 import type { State } from './lifecycle.ts'
 import type { Link } from './link.ts'
 import { type NsmLease, serviceText, type Wanted } from './wanted.ts'
@@ -56,7 +56,7 @@ export async function viewOf(viewed: Viewed): Promise<ConnectionView> {
     manager: viewed.managerUrl,
     sinceMs: viewed.sinceMs,
     ...(await trafficOf(link)),
-    ...errorOf(state),
+    ...errorOf(state, link.warning),
   }
 }
 
@@ -84,7 +84,8 @@ async function trafficOf(link: Link) {
   }
 }
 
-function errorOf(state: State<NsmLease>): { readonly error?: ErrorData } {
-  const error = state.kind === 'closed' ? state.why : state.kind === 'requesting' ? undefined : state.error
+function errorOf(state: State<NsmLease>, warning: NsmError | undefined): { readonly error?: ErrorData } {
+  const own = state.kind === 'closed' ? state.why : state.kind === 'requesting' ? undefined : state.error
+  const error = own ?? warning
   return error ? { error: error.toData() } : {}
 }

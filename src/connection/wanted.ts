@@ -51,3 +51,14 @@ export function serviceText(wanted: { readonly service: string; readonly domain?
 export function tunnelPrefixes(answer: Answer): string[] {
   return [...new Set([...answer.addresses, ...answer.endpointAddresses, ...answer.routes])]
 }
+
+/** Addresses without their length. */
+export function bareAddresses(prefixes: readonly string[]): string[] {
+  return prefixes.map((prefix) => prefix.split('/')[0] ?? '')
+}
+
+/** What an endpoint can change about this machine; its own place and keys are not among it. */
+export function contextText({ answer, mtuBytes }: NsmLease): string {
+  const { addresses, endpointAddresses, routes, dns } = answer
+  return JSON.stringify([addresses, endpointAddresses, routes, dns, mtuBytes])
+}

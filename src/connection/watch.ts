@@ -3,8 +3,10 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import { type Connection, type ConnectionEvent, ConnectionEventType, State } from '../nsm/generated/connection_pb.js'
-import type { Tunnel } from '../tunnel/tunnels.ts'
+import type { Tunnel, TunnelStats } from '../tunnel/tunnels.ts'
 import type { Watched } from './driver.ts'
+import type { Echo } from './echo.ts'
+import { beginLiveness, judge, type Look } from './liveness.ts'
 import { ownSegment } from './request.ts'
 import type { NsmLease } from './wanted.ts'
 
@@ -15,34 +17,65 @@ export interface WatchParts {
   readonly log: Log
   readonly lease: NsmLease
   readonly tunnel: Tunnel | undefined
+  /** Undefined when there is no way to ask the endpoint. */
+  readonly echo: Echo | undefined
 }
 
-/** Watches the manager's events, the tunnel and the age of its last handshake; resolves when the events end. */
+/** Watches the manager's events, the tunnel and its path until the signal is aborted. */
 export async function watchLease(
   parts: WatchParts,
   report: (event: Watched) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  const lost = (error: NsmError) => {
-    if (!signal.aborted) report({ kind: 'lost', error })
+  const tell = (event: Watched) => {
+    if (!signal.aborted) report(event)
   }
-  void parts.tunnel?.failed.then(lost)
-  watchPath(parts, signal).then(lost, () => {})
-  await watchEvents(parts, report, signal)
+  void parts.tunnel?.failed.then((error) => tell({ kind: 'tunnel-lost', error }))
+  const path = { isAlive: true }
+  const watching = watchPath(
+    parts,
+    (event) => {
+      path.isAlive = event.kind === 'path-found'
+      tell(event)
+    },
+    signal,
+  )
+  watching.catch(() => {}).finally(() => parts.echo?.close())
+  await watchEvents(parts, (event) => tell(inLightOf(path, event)), signal)
 }
 
-/** [security 4.1] A session is refused after 180 s; with keepalive a live one is renewed after 120 s. */
-const handshakeAgeMaxMs = 195_000
-/** Ours: how often the age is looked at. */
-const pathCheckMs = 10_000
+/** A connection that is only said to be down is asked for again as it is while its packets flow [nsm-protocol 4.9]. */
+function inLightOf(path: { readonly isAlive: boolean }, event: Watched): Watched {
+  const isOnlySaid = event.kind === 'down' && !event.isDeleted && path.isAlive
+  return isOnlySaid ? { kind: 'control-lost', error: event.error } : event
+}
 
-/** Resolves when the path has been silent for too long; rejects when told to stop. */
-async function watchPath({ clock, tunnel }: WatchParts, signal: AbortSignal): Promise<NsmError> {
+/** Reports each change between life and death of the path; ends when told to, or with the tunnel. */
+async function watchPath(
+  { clock, tunnel, echo }: WatchParts,
+  report: (event: Watched) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  if (!tunnel) return
+  let liveness = beginLiveness(lookOf(await tunnel.stats(), clock).receivedBytes)
   for (;;) {
-    await sleep(clock, pathCheckMs, signal)
-    const stats = await tunnel?.stats().catch(() => undefined)
-    const ages = (stats?.peers ?? []).map((peer) => peer.lastHandshakeAgeMs)
-    if (ages.some((ageMs) => ageMs !== undefined && ageMs > handshakeAgeMaxMs)) return silent()
+    const verdict = judge(liveness, lookOf(await tunnel.stats(), clock))
+    signal.throwIfAborted()
+    liveness = verdict.next
+    if (verdict.change === 'lost') report({ kind: 'path-lost', error: silent() })
+    if (verdict.change === 'found') report({ kind: 'path-found' })
+    for (let sent = 0; sent < verdict.echoes; sent++) echo?.send()
+    await sleep(clock, verdict.delayMs, signal)
+  }
+}
+
+function lookOf({ peers }: TunnelStats, clock: Clock): Look {
+  const [peer] = peers
+  return {
+    nowMs: clock.monotonicMs(),
+    receivedBytes: peer?.receivedBytes ?? 0,
+    rttMs: peer?.rttMs,
+    handshakeAgeMs: peer?.lastHandshakeAgeMs,
   }
 }
 
@@ -56,8 +89,9 @@ async function watchEvents(
   try {
     for await (const event of client.monitor({ pathSegments: [own] }, signal)) {
       const happened = readEvent(event, own)
-      if (happened && !signal.aborted) report(happened)
+      if (happened) report(happened)
     }
+    if (!signal.aborted) throw streamEnded()
   } catch (thrown) {
     const error = toNsmError(thrown)
     if (signal.aborted) return
@@ -74,8 +108,8 @@ export function readEvent(
 ): Watched | undefined {
   const connection = Object.values(event.connections).find((candidate) => isOwn(candidate, own))
   if (!connection) return undefined
-  if (event.type === ConnectionEventType.DELETE) return { kind: 'down', error: deleted() }
-  if (connection.state === State.DOWN) return { kind: 'down', error: down() }
+  if (event.type === ConnectionEventType.DELETE) return { kind: 'down', isDeleted: true, error: deleted() }
+  if (connection.state === State.DOWN) return { kind: 'down', isDeleted: false, error: down() }
   return connection.state === State.REFRESH_REQUESTED ? { kind: 'refresh-asked' } : undefined
 }
 
@@ -91,7 +125,15 @@ function untilAborted(signal: AbortSignal): Promise<void> {
 }
 
 function silent(): NsmError {
-  return new NsmError('LOST', 'the tunnel has had no handshake for 195 s', 'nothing: the connection is asked for again')
+  return new NsmError(
+    'LOST',
+    'the endpoint does not answer through the tunnel',
+    'nothing: the service is asked for again',
+  )
+}
+
+function streamEnded(): NsmError {
+  return new NsmError('LOST', 'the manager ended the event stream', 'nothing: the connection is asked for again')
 }
 
 function deleted(): NsmError {

@@ -11,7 +11,7 @@ import type {
   StatusResult,
   VersionResult,
 } from './protocol.ts'
-import { connectRpc, type RpcClient } from './rpc-client.ts'
+import { connectRpc, type RpcClient, SilentPeer } from './rpc-client.ts'
 import { startDaemon } from './start.ts'
 
 /** The background process over its socket; `close` ends the connection, not the process. */
@@ -26,17 +26,27 @@ export async function connectDaemon(settings: Settings, options: { readonly star
     try {
       return await greet(await connectRpc(socketPath(settings)))
     } catch (error) {
-      const isAbsent = error instanceof NsmError && error.code === 'UNREACHABLE'
+      const isAbsent = error instanceof NsmError && error.code === 'UNREACHABLE' && !(error instanceof SilentPeer)
       if (!isAbsent || !options.start || starts >= startsMax) throw error
     }
     await startDaemon(settings)
   }
 }
 
+/** Ours: the background process keeps the deadline of a connect itself; this is for one that hangs. */
+const connectGraceMs = 5_000
+/** Ours: a registry far away has 15 s for its answer. */
+const listTimeoutMs = 20_000
+
 /** A process that is just ending accepts a connection but answers nothing: the first question finds out. */
 async function greet(rpc: RpcClient): Promise<DaemonClient> {
-  await rpc.call('version', {})
-  return createClient(rpc)
+  try {
+    await rpc.call('version', {})
+    return createClient(rpc)
+  } catch (error) {
+    await rpc.close()
+    throw error
+  }
 }
 
 function createClient(rpc: RpcClient): DaemonClient {
@@ -45,11 +55,19 @@ function createClient(rpc: RpcClient): DaemonClient {
   }
   return {
     connect: async (request, progress, signal) =>
-      expectResult(await rpc.call('connect', request, { note: note(progress), signal }), isConnectResult),
+      expectResult(
+        await rpc.call('connect', request, {
+          note: note(progress),
+          signal,
+          timeoutMs: request.timeoutMs + connectGraceMs,
+        }),
+        isConnectResult,
+      ),
     disconnect: async (request, signal) =>
       expectResult(await rpc.call('disconnect', request, { signal }), isDisconnectResult),
     status: async () => expectResult(await rpc.call('status', {}), isStatusResult),
-    list: async (request, signal) => expectResult(await rpc.call('list', request, { signal }), isListResult),
+    list: async (request, signal) =>
+      expectResult(await rpc.call('list', request, { signal, timeoutMs: listTimeoutMs }), isListResult),
     version: async () => expectResult(await rpc.call('version', {}), isVersionResult),
     close: () => rpc.close(),
   }

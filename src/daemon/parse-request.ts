@@ -12,6 +12,10 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
     'joinString',
     'manager',
     'svidFiles',
+    'workloadSocket',
+    'workloadHint',
+    'workloadId',
+    'workloadFirst',
     'labels',
     'interfaceName',
     'mtuBytes',
@@ -27,6 +31,10 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
     joinString: optionalText(object, 'joinString'),
     manager: optionalText(object, 'manager'),
     svidFiles: optionalSvid(object),
+    workloadSocket: optionalText(object, 'workloadSocket'),
+    workloadHint: optionalText(object, 'workloadHint'),
+    workloadId: optionalText(object, 'workloadId'),
+    workloadFirst: optionalFlag(object, 'workloadFirst'),
     interfaceName: optionalText(object, 'interfaceName'),
     mtuBytes: object['mtuBytes'] === undefined ? undefined : integer(object, 'mtuBytes', mtuMaxBytes),
     allowDomains: object['allowDomains'] === undefined ? undefined : texts(object, 'allowDomains'),
@@ -80,6 +88,12 @@ function text(value: unknown, name: string): string {
 
 function optionalText(object: JsonObject, name: string): string | undefined {
   return object[name] === undefined ? undefined : text(object[name], name)
+}
+
+function optionalFlag(object: JsonObject, name: string): boolean | undefined {
+  const value = object[name]
+  if (value === undefined || typeof value === 'boolean') return value
+  throw fault(name, 'is true or false')
 }
 
 function texts(object: JsonObject, name: string): readonly string[] {

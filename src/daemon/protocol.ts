@@ -25,9 +25,16 @@ export interface ConnectRequest {
   readonly services: readonly string[]
   /** Content of the join file. */
   readonly joinString?: string
-  /** `tcp://host:port`; needed with `svidFiles`. */
+  /** `tcp://host:port`; needed with `svidFiles` and `workloadSocket`. */
   readonly manager?: string
   readonly svidFiles?: SvidText
+  /** Where the SPIFFE agent of this machine listens, as in SPIFFE_ENDPOINT_SOCKET; used when nothing else says who we are. */
+  readonly workloadSocket?: string
+  /** Which of the agent's identities: the first one when nothing is said. */
+  readonly workloadHint?: string
+  readonly workloadId?: string
+  /** True when the agent was asked for by name: what was joined before does not count then. */
+  readonly workloadFirst?: boolean
   readonly labels: Readonly<Record<string, string>>
   readonly interfaceName?: string
   readonly mtuBytes?: number

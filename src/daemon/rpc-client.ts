@@ -1,4 +1,5 @@
 import { createConnection, type Socket } from 'node:net'
+import { type Clock, systemClock } from '../base/clock.ts'
 import { type ErrorData, errorFromData, NsmError, toNsmError } from '../base/errors.ts'
 import { encodeLine, isJsonObject, type JsonObject, LineReader } from './json-lines.ts'
 
@@ -8,20 +9,32 @@ export interface RpcClient {
   close(): Promise<void>
 }
 
-/** Notes while the call runs, and what cancels it: the caller then still waits for the answer. */
+/** Notes while the call runs, and what cancels it: the caller then still waits for the answer, `cancelledMs` at most. */
 export interface CallOptions {
   readonly note?: (note: JsonObject) => void
   readonly signal?: AbortSignal
+  /** The longest the answer may take; 10 s by default. */
+  readonly timeoutMs?: number
 }
 
+/** The other side holds the connection and says nothing: it hangs, or is stopped. */
+export class SilentPeer extends NsmError {}
+
+/** Ours: every call but `connect` is answered from memory or ends by itself before. */
+const answerTimeoutMs = 10_000
+/** Ours: who was told to stop undoes what was begun, and needs no more than this. */
+const cancelledMs = 5_000
+/** Ours: a peer that hangs does not close its end. */
+const closeTimeoutMs = 500
+
 /** Connects; throws `UNREACHABLE` when nobody listens, `PERMISSION` when the socket's mode says no. */
-export function connectRpc(path: string): Promise<RpcClient> {
+export function connectRpc(path: string, clock: Clock = systemClock): Promise<RpcClient> {
   return new Promise((resolve, reject) => {
     const socket = createConnection(path)
     socket.once('error', (error) => reject(notConnected(path, error)))
     socket.once('connect', () => {
       socket.removeAllListeners('error')
-      resolve(new SocketClient(socket))
+      resolve(new SocketClient(socket, clock))
     })
   })
 }
@@ -36,10 +49,12 @@ class SocketClient implements RpcClient {
   readonly #socket: Socket
   readonly #reader = new LineReader(answerMaxBytes)
   readonly #pending = new Map<number, Pending>()
+  readonly #clock: Clock
   #lastId = 0
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, clock: Clock) {
     this.#socket = socket
+    this.#clock = clock
     socket.on('data', (chunk) => this.#receive(chunk))
     socket.on('error', () => {})
     socket.on('close', () => this.#fail(lost()))
@@ -48,20 +63,37 @@ class SocketClient implements RpcClient {
   call(method: string, parameters: object, options: CallOptions = {}): Promise<JsonObject> {
     this.#lastId += 1
     const id = this.#lastId
-    const cancel = () => this.#socket.write(encodeLine({ cancel: id }))
+    const { signal, timeoutMs = answerTimeoutMs } = options
+    const giveUp = () => {
+      this.#pending.get(id)?.reject(silent())
+      this.#pending.delete(id)
+    }
+    let stopWaiting = this.#clock.after(timeoutMs, giveUp)
+    const cancel = () => {
+      this.#socket.write(encodeLine({ cancel: id }))
+      stopWaiting()
+      stopWaiting = this.#clock.after(Math.min(cancelledMs, timeoutMs), giveUp)
+    }
     return new Promise<JsonObject>((resolve, reject) => {
       if (!this.#socket.writable) return reject(lost())
       this.#pending.set(id, { resolve, reject, note: options.note })
       this.#socket.write(encodeLine({ id, method, params: parameters }))
-      if (options.signal?.aborted) cancel()
-      options.signal?.addEventListener('abort', cancel, { once: true })
-    }).finally(() => options.signal?.removeEventListener('abort', cancel))
+      if (signal?.aborted) cancel()
+      signal?.addEventListener('abort', cancel, { once: true })
+    }).finally(() => {
+      stopWaiting()
+      signal?.removeEventListener('abort', cancel)
+    })
   }
 
   close(): Promise<void> {
     return new Promise((resolve) => {
       if (this.#socket.closed) return resolve()
-      this.#socket.once('close', () => resolve())
+      const stopWaiting = this.#clock.after(closeTimeoutMs, () => this.#socket.destroy())
+      this.#socket.once('close', () => {
+        stopWaiting()
+        resolve()
+      })
       this.#socket.end()
     })
   }
@@ -114,4 +146,8 @@ function notConnected(path: string, cause: NodeJS.ErrnoException): NsmError {
 
 function lost(): NsmError {
   return new NsmError('UNREACHABLE', 'the background process ended the connection', 'run the command again')
+}
+
+function silent(): NsmError {
+  return new SilentPeer('UNREACHABLE', 'the background process does not answer', 'kill it, then run `nsm cleanup`')
 }

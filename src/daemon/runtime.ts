@@ -45,7 +45,7 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
   const journal = createJournal(stateDir)
   const connections = new Connections({ machine, names, store, journal, clock, log, random: Math.random, onCount })
   const sessions = new Sessions({ settings, clock, log })
-  const wiring: Wiring = { connections, sessions, names, clock, stopping: new AbortController() }
+  const wiring: Wiring = { connections, sessions, names, machine, clock, stopping: new AbortController() }
   return {
     connect: (request, progress, signal) => connect(wiring, { request, progress, signal }),
     async disconnect({ services, force }) {
@@ -68,6 +68,7 @@ interface Wiring {
   readonly connections: Connections
   readonly sessions: Sessions
   readonly names: Names
+  readonly machine: Machine
   readonly clock: Clock
   readonly stopping: AbortController
 }
@@ -121,7 +122,8 @@ async function connectAll(wiring: Wiring, plan: Plan, signal: AbortSignal): Prom
 
 async function openSession(wiring: Wiring, { request, steps }: Plan, signal: AbortSignal): Promise<Session> {
   steps.note({ phase: 'identity', state: 'started' })
-  // The listener for names comes up meanwhile.
+  // The packet thread and the listener for names come up meanwhile.
+  wiring.machine.prepareTunnel().catch(() => {})
   if (request.dns === 'auto') wiring.names.prepare()
   const session = await withSignal(wiring.sessions.open(request, signal), signal)
   steps.note({ phase: 'identity', state: 'done', detail: session.source.current().svid.spiffeId })

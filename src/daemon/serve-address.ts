@@ -2,6 +2,9 @@ import { isIP } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { NsmError } from '../base/errors.ts'
 
+/** Where clients reach this server; known once it listens. */
+export type ReachedAt = () => { readonly address: string; readonly port: number }
+
 /** Reads `host:port` or `[host]:port`; throws `USAGE`. */
 export function parseListen(text: string): { readonly address: string; readonly port: number } {
   const found = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text.trim())

@@ -3,25 +3,26 @@ import { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
 import type { Undo } from '../base/undo.ts'
-import type { Invitation, InviteResult, Inviter } from './inviter.ts'
+import type { Invitation, InviteResult } from './inviter.ts'
 import { isJsonObject } from './json-lines.ts'
 import { servePath } from './paths.ts'
 import { connectRpc } from './rpc-client.ts'
 import { startRpcServer } from './rpc-server.ts'
+import type { Home } from './serve-home.ts'
 
 export type { InviteResult } from './inviter.ts'
 
 /** Listens for `nsm invite` of the same user or root; the result stops it. */
 export async function startServeAdmin(parts: {
   readonly runtimeDir: string
-  readonly inviter: Inviter
+  readonly home: Pick<Home, 'invite'>
   readonly clock: Clock
   readonly log: Log
 }): Promise<Undo> {
-  const { inviter, clock, log } = parts
+  const { home, clock, log } = parts
   const server = await startRpcServer({
     path: servePath(parts),
-    methods: { invite: async (parameters) => inviter.invite(parseInvitation(parameters)) },
+    methods: { invite: async (parameters) => home.invite(parseInvitation(parameters)) },
     guarded: ['invite'],
     clock,
     log,
@@ -32,7 +33,7 @@ export async function startServeAdmin(parts: {
 /** Asks the server that runs on this machine for a join string; throws `UNREACHABLE` when none runs. */
 export async function inviteFromRunning(
   settings: Pick<Settings, 'runtimeDir'>,
-  wanted: { readonly id?: string; readonly ttlMs: number },
+  wanted: Invitation,
 ): Promise<InviteResult> {
   const rpc = await connectRpc(servePath(settings)).catch((error: unknown) => {
     if (error instanceof NsmError && error.code === 'UNREACHABLE') throw noServer(error)
@@ -48,11 +49,12 @@ export async function inviteFromRunning(
 }
 
 function parseInvitation(parameters: unknown): Invitation {
-  const { id, ttlMs } = isJsonObject(parameters) ? parameters : {}
-  if ((id !== undefined && typeof id !== 'string') || typeof ttlMs !== 'number') {
+  const { id, ttlMs, endpoint = false } = isJsonObject(parameters) ? parameters : {}
+  const isId = id === undefined || typeof id === 'string'
+  if (!isId || typeof ttlMs !== 'number' || typeof endpoint !== 'boolean') {
     throw new NsmError('USAGE', 'an invitation has a ttlMs and perhaps an id', 'see `nsm invite --help`')
   }
-  return id === undefined ? { ttlMs } : { id, ttlMs }
+  return { ttlMs, endpoint, ...(id === undefined ? {} : { id }) }
 }
 
 function isInviteResult(value: unknown): value is InviteResult {

@@ -1,53 +1,45 @@
+import { isIP } from 'node:net'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
+import { create } from '@bufbuild/protobuf'
 import { systemClock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import type { Log } from '../base/log.ts'
 import { UndoStack } from '../base/undo.ts'
-import { registerVl3 } from '../endpoint/registration.ts'
+import { toLabel } from '../endpoint/members.ts'
+import { dialSites } from '../endpoint/site-dialer.ts'
 import { openEndpointStore } from '../endpoint/store.ts'
 import { createVl3, type Vl3 } from '../endpoint/vl3.ts'
-import { createAuthoritySource } from '../identity/authority-source.ts'
-import { type Authority, openAuthority } from '../identity/ca.ts'
-import type { IdentitySource } from '../identity/source.ts'
 import { signToken } from '../identity/token.ts'
 import { openChannel } from '../nsm/channel.ts'
-import { identityService } from '../nsm/exchange-server.ts'
-import { type JoinTokens, joinTokenLifeMs, openJoinTokens } from '../nsm/join-tokens.ts'
+import { createNsmClient } from '../nsm/client.ts'
+import { NetworkServiceEndpointSchema } from '../nsm/generated/registry_pb.js'
+import { joinTokenLifeMs } from '../nsm/join-tokens.ts'
 import { tokenLifetimeMs } from '../nsm/peer.ts'
 import { type NsmServer, startNsmServer } from '../nsm/server.ts'
 import { createManager } from '../registry/manager.ts'
+import { targetOf } from '../registry/next-hop.ts'
 import { createRegistry, type Registry } from '../registry/registry.ts'
 import { registryServices } from '../registry/server.ts'
 import { openRegistryStore } from '../registry/store.ts'
 import { openHub } from '../tunnel/hub.ts'
-import { createInviter, type Inviter } from './inviter.ts'
-import { localRegistryClient } from './local-registry.ts'
 import { takeLock } from './lock.ts'
 import { serveLockPath } from './paths.ts'
 import { isWildcard, parseListen, reachableAddress, splitAdvertise } from './serve-address.ts'
 import { startServeAdmin } from './serve-admin.ts'
+import { openFirstSite } from './serve-first.ts'
+import type { Around, Home, Network } from './serve-home.ts'
+import { isSiteOf, sitePatterns } from './serve-ids.ts'
+import type { ServeSettings } from './serve-settings.ts'
+import { isFurtherSite, openFurtherSite } from './serve-site.ts'
 
-/** What a server is to serve. */
-export interface ServeSettings {
-  readonly service: string
-  readonly prefixes: readonly string[]
-  /** DNS domain of the members. */
-  readonly dnsDomain: string
-  /** `host:port` of gRPC. */
-  readonly listen: string
-  /** UDP port of WireGuard; 0 = any. */
-  readonly wireguardPort: number
-  /** Address or `address:port` at which clients reach this machine; its first global address by default. */
-  readonly advertise?: string
-  readonly stateDir: string
-  readonly runtimeDir: string
-  readonly trustDomain?: string
-}
+export type { ServeSettings } from './serve-settings.ts'
 
 /** What runs. */
-export interface ServeInfo {
-  readonly service: string
+export interface ServeInfo extends Network {
+  /** What of the prefixes is this site's. */
+  readonly parts: readonly string[]
   readonly trustDomain: string
   readonly endpointName: string
   /** Address and ports that clients use. */
@@ -58,7 +50,7 @@ export interface ServeInfo {
 
 /** A running server. */
 export interface RunningServe {
-  /** For one machine, single use, shown once. */
+  /** For one machine, single use, shown once; empty when the first site is away. */
   readonly joinString: string
   readonly info: ServeInfo
   /** Ends everything; leases, registrations and the authority stay on disk. */
@@ -66,9 +58,6 @@ export interface RunningServe {
   /** Resolves when the server cannot go on. */
   readonly failed: Promise<NsmError>
 }
-
-/** Ours: life of the server's own SVID; it is renewed at half of it. */
-const ownSvidLifeMs = 86_400_000
 
 /**
  * Starts authority, registry, manager and vL3 endpoint in this process, on one TCP and one UDP port. Everything durable is
@@ -87,39 +76,27 @@ export async function startServe(settings: ServeSettings, log: Log, signal?: Abo
   }
 }
 
-interface Around {
-  readonly log: Log
-  readonly undo: UndoStack
-}
-
-async function start(settings: ServeSettings, { log, undo }: Around): Promise<RunningServe> {
-  await takeDirectories(settings, undo)
+async function start(settings: ServeSettings, around: Around): Promise<RunningServe> {
+  const { undo, log } = around
   const clock = systemClock
-  const authority = await openAuthority({ dir: join(settings.stateDir, 'ca'), ...pick(settings), clock, log })
-  const spiffeId = `spiffe://${authority.trustDomain}/server`
-  const source = createAuthoritySource({ authority, spiffeId, ttlMs: ownSvidLifeMs, clock, log })
-  undo.push(() => source.close())
-  const tokens = openJoinTokens(join(settings.stateDir, 'join-tokens.db'))
-  undo.push(async () => tokens.close())
-  const vl3 = await openVl3(settings, { source, log, undo })
-  const { server, registry } = await openServer(settings, { authority, source, tokens, vl3, log, undo })
-  await register(settings, { registry, spiffeId, server, log, undo })
+  await takeDirectories(settings, undo)
   const address = reachableAddress(settings)
-  const port = splitAdvertise(settings.advertise)?.port ?? server.port
-  const inviter = createInviter({ authority, tokens, address, port, clock })
-  undo.push(await startServeAdmin({ runtimeDir: settings.runtimeDir, inviter, clock, log }))
+  let port = parseListen(settings.listen).port
+  const openHome = (await isFurtherSite(settings)) ? openFurtherSite : openFirstSite
+  const home = await openHome(settings, around, () => ({ address, port }))
+  const vl3 = await openVl3(settings, home, around)
+  const { server, registry } = await openServer(settings, { ...around, home, vl3 })
+  port = splitAdvertise(settings.advertise)?.port ?? server.port
+  const site = settings.site ?? (toLabel(hostname()) || 'site')
+  await home.register({ registry, url: `tcp://${hostText(address)}:${port}`, site })
+  linkOthers({ ...around, home, vl3, registry, address })
+  undo.push(await startServeAdmin({ runtimeDir: settings.runtimeDir, home, clock, log }))
+  const { trustDomain, endpointName, network, parts } = home
   return {
-    joinString: firstInvitation(inviter),
-    info: {
-      service: settings.service,
-      trustDomain: authority.trustDomain,
-      endpointName: endpointNameOf(settings),
-      address,
-      port,
-      wireguardPort: vl3.wireguardPort,
-    },
+    joinString: await firstInvitation(home, log),
+    info: { ...network, parts, trustDomain, endpointName, address, port, wireguardPort: vl3.wireguardPort },
     stop: undo.run,
-    failed: vl3.failed,
+    failed: Promise.race([vl3.failed, home.failed]),
   }
 }
 
@@ -140,25 +117,18 @@ async function takeDirectories(settings: ServeSettings, undo: UndoStack): Promis
   }
 }
 
-interface Wired extends Around {
-  readonly authority: Authority
-  readonly source: IdentitySource
-  readonly tokens: JoinTokens
-  readonly vl3: Vl3
-}
-
-async function openVl3(
-  settings: ServeSettings,
-  { source, log, undo }: Pick<Wired, 'source' | 'log' | 'undo'>,
-): Promise<Vl3> {
-  const { service, prefixes, dnsDomain, wireguardPort } = settings
+async function openVl3(settings: ServeSettings, home: Home, { log, undo }: Around): Promise<Vl3> {
+  const { wireguardPort } = settings
+  const { source, network, parts, endpointName } = home
   const store = openEndpointStore(join(settings.stateDir, 'endpoint.db'))
   undo.push(async () => store.close())
   const advertised = splitAdvertise(settings.advertise)?.ip
   const { address } = parseListen(settings.listen)
   const vl3 = await createVl3({
-    ...{ service, prefixes, dnsDomain, store, openHub, clock: systemClock, log },
-    endpointName: endpointNameOf(settings),
+    ...{ ...network, parts, endpointName, store, openHub, clock: systemClock, log },
+    takePart: home.takePart,
+    isSite: isSiteOf(home.trustDomain),
+    mayHold: home.mayHold,
     listenAddress: isWildcard(address) ? '::' : address,
     listenPort: wireguardPort,
     reachableAt: (peer) => advertised ?? peer.localAddress,
@@ -173,58 +143,67 @@ async function openVl3(
 
 async function openServer(
   settings: ServeSettings,
-  { authority, source, tokens, vl3, log, undo }: Wired,
+  { home, vl3, log, undo }: Around & { readonly home: Home; readonly vl3: Vl3 },
 ): Promise<{ readonly server: NsmServer; readonly registry: Registry }> {
   const clock = systemClock
+  const { source, trustDomain, endpointName, managerName: name } = home
   const store = openRegistryStore(join(settings.stateDir, 'registry.db'))
   undo.push(async () => store.close())
-  const registry = createRegistry({ store, clock, log })
+  const registry = createRegistry({ store, mayOffer: isSiteOf(trustDomain), clock, log })
   undo.push(async () => registry.close())
-  const endpointName = endpointNameOf(settings)
+  const relays = [...sitePatterns(trustDomain), ...(settings.relays ?? [])]
   const manager = createManager({
-    ...{ name: `nsm-manager.${authority.trustDomain}`, registry, clock, log },
-    localEndpoint: (name) => (name === endpointName ? vl3 : undefined),
-    dial: (target) => openChannel({ target, source, clock }),
+    ...{ name, registry, relays, clock, log },
+    localEndpoint: (asked) => (asked === endpointName ? vl3 : undefined),
+    dial: (target, expect) => openChannel({ target, source, clock, expect }),
   })
   undo.push(async () => manager.close())
-  const services = [
-    ...identityService({ authority, joinTokens: tokens, clock, log }),
-    ...registryServices(registry, clock),
-    ...manager.services,
-  ]
-  const server = await startNsmServer({ source, listen: parseListen(settings.listen), services, clock, log })
+  const services = [...home.services, ...registryServices(registry, clock), ...manager.services]
+  const listen = parseListen(settings.listen)
+  const server = await startNsmServer({ source, listen, services, relays: settings.relays ?? [], clock, log })
   undo.push(() => server.stop())
   return { server, registry }
 }
 
-async function register(
-  settings: ServeSettings,
-  parts: Around & { readonly registry: Registry; readonly spiffeId: string; readonly server: NsmServer },
-): Promise<void> {
-  const { registry, spiffeId, server, log, undo } = parts
-  const registration = await registerVl3({
-    client: localRegistryClient({ registry, owner: spiffeId, clock: systemClock }),
-    service: settings.service,
-    endpointName: endpointNameOf(settings),
-    url: `tcp://${hostText(reachableAddress(settings))}:${server.port}`,
-    clock: systemClock,
+/** Links this endpoint with those of the other sites, over channels that only a site's server may answer. */
+function linkOthers(
+  parts: Around & {
+    readonly home: Home
+    readonly vl3: Vl3
+    readonly registry: Registry
+    readonly address: string
+  },
+): void {
+  const { home, vl3, registry, address, log, undo } = parts
+  const clock = systemClock
+  const { source, trustDomain, network } = home
+  const expect = isSiteOf(trustDomain)
+  const query = create(NetworkServiceEndpointSchema, { networkServiceNames: [network.service] })
+  const dialer = dialSites({
+    end: vl3.sites,
+    ownName: home.endpointName,
+    watch: (signal) => registry.watchEndpoints(query, signal),
+    open(url) {
+      const channel = openChannel({ target: targetOf(url), source, clock, expect })
+      return { client: createNsmClient(channel), close: () => channel.close() }
+    },
+    address: isIP(address) === 0 ? undefined : address,
+    clock,
     log,
   })
-  undo.push(() => registration.stop())
+  undo.push(() => dialer.stop())
 }
 
-function endpointNameOf(settings: ServeSettings): string {
-  return `${settings.service}-vl3`
-}
-
-function firstInvitation(inviter: Inviter): string {
-  return inviter.invite({ ttlMs: joinTokenLifeMs }).joinString
+/** A further site has none to show while the first one is away. */
+async function firstInvitation(home: Home, log: Log): Promise<string> {
+  try {
+    return (await home.invite({ ttlMs: joinTokenLifeMs })).joinString
+  } catch (error) {
+    log.warn('there is no join string', { error: toNsmError(error).message })
+    return ''
+  }
 }
 
 function hostText(address: string): string {
   return address.includes(':') ? `[${address}]` : address
-}
-
-function pick({ trustDomain }: ServeSettings): { readonly trustDomain?: string } {
-  return trustDomain === undefined ? {} : { trustDomain }
 }

@@ -12,12 +12,13 @@ import { formatJoinString, type JoinString, parseJoinString } from '../identity/
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import type { Target } from '../nsm/channel.ts'
 import { exchangeJoinToken, renewIdentity } from '../nsm/exchange.ts'
+import { openWorkloadApi } from '../nsm/workload-api.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
 import type { ConnectRequest } from './protocol.ts'
 import { openSession, type Session } from './session.ts'
 
 /** How a request says who asks and whom. */
-export type Credentials = Pick<ConnectRequest, 'joinString' | 'manager' | 'svidFiles'>
+export type Credentials = Pick<ConnectRequest, 'joinString' | 'manager' | 'svidFiles' | 'workloadSocket' | 'workloadHint' | 'workloadId' | 'workloadFirst'>
 
 /** Everything sessions are made from. */
 export interface SessionsParts {
@@ -37,8 +38,9 @@ export class Sessions {
   }
 
   /**
-   * The session for these credentials: SVID files, a join string (enrols unless that was done), or what was joined last.
-   * One at a time, so that a join token is used once. Throws `IDENTITY`, `USAGE`, `UNREACHABLE`.
+   * The session for these credentials, the first that is there of: a join string (enrols unless that was done), SVID
+   * files, the SPIFFE agent when it was asked for by name, what was joined last, the SPIFFE agent of this machine. One at a
+   * time, so that a join token is used once. Throws `IDENTITY`, `USAGE`, `UNREACHABLE`.
    */
   open(credentials: Credentials, signal: AbortSignal): Promise<Session> {
     const mine = this.#last.then(() => this.#openNow(credentials, signal))
@@ -57,28 +59,36 @@ export class Sessions {
   }
 
   async #openNow(credentials: Credentials, signal: AbortSignal): Promise<Session> {
-    if (credentials.svidFiles) return this.#openFiles(credentials.svidFiles, credentials.manager)
-    const join = credentials.joinString === undefined ? undefined : parseJoinString(joinLine(credentials.joinString))
+    const { joinString, svidFiles, manager, workloadSocket, workloadFirst } = credentials
+    const join = joinString === undefined ? undefined : parseJoinString(joinLine(joinString))
+    if (!join && svidFiles) return this.#openFiles(svidFiles, manager)
+    if (!join && workloadFirst && workloadSocket !== undefined) return this.#openWorkload(credentials, workloadSocket, signal)
     const domain = join?.trustDomain ?? (await readPrivateFile(lastDomainPath(this.#parts.settings)))?.trim()
+    if (!domain && workloadSocket !== undefined) return this.#openWorkload(credentials, workloadSocket, signal)
     if (!domain) throw noIdentity()
-    const target = credentials.manager === undefined ? undefined : parseManager(credentials.manager)
+    const target = manager === undefined ? undefined : parseManager(manager)
     return this.#openEnrolled({ domain, join, target }, signal)
   }
 
-  #openFiles(svidFiles: NonNullable<Credentials['svidFiles']>, manager: string | undefined): Session {
-    if (manager === undefined) {
-      throw new NsmError(
-        'USAGE',
-        'an SVID alone does not say whom to ask',
-        'name the manager: --manager tcp://host:port',
-      )
-    }
+  async #openFiles(svidFiles: NonNullable<Credentials['svidFiles']>, manager: string | undefined): Promise<Session> {
+    const target = await resolveTarget(parseManager(manager ?? noManager()))
     const state = identityFromPem(svidFiles, this.#parts.clock.wallMs())
     const key = `${manager} ${state.svid.spiffeId} ${state.svid.notAfterMs}`
     return (
-      this.#open.get(key) ??
-      this.#keep(key, openSession({ ...this.#parts, target: parseManager(manager), source: createFixedSource(state) }))
+      this.#open.get(key) ?? this.#keep(key, openSession({ ...this.#parts, target, source: createFixedSource(state) }))
     )
+  }
+
+  async #openWorkload(credentials: Credentials, socket: string, signal: AbortSignal): Promise<Session> {
+    const { manager, workloadHint: hint, workloadId: spiffeId } = credentials
+    const target = await resolveTarget(parseManager(manager ?? noManager()))
+    const choice = { ...(hint === undefined ? {} : { hint }), ...(spiffeId === undefined ? {} : { spiffeId }) }
+    const key = `workload ${socket} ${JSON.stringify(choice)} ${target.address}:${target.port}`
+    const open = this.#open.get(key)
+    if (open && isCurrent(open.source)) return open
+    const source = await openWorkloadApi({ ...this.#parts, socket, choice, signal })
+    if (open) await open.close()
+    return this.#keep(key, openSession({ ...this.#parts, target, source }))
   }
 
   async #openEnrolled(
@@ -177,6 +187,10 @@ async function resolveTarget(target: Target): Promise<Target> {
     })
   })
   return { address, port: target.port }
+}
+
+function noManager(): never {
+  throw new NsmError('USAGE', 'an SVID alone does not say whom to ask', 'name the manager: --manager tcp://host:port')
 }
 
 function isUsable(session: Session, join: JoinString | undefined): boolean {

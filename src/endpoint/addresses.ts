@@ -7,10 +7,11 @@ import {
   type IpAddress,
   type Prefix,
   parsePrefix,
+  prefixCovers,
   prefixesOverlap,
 } from '../base/ip.ts'
 import { findCover, findOverlap } from '../ipam/excluded-prefixes.ts'
-import { PrefixPool } from '../ipam/prefix-pool.ts'
+import { PrefixPool, restingPerOwnerMax } from '../ipam/prefix-pool.ts'
 
 /** What a member asks of the address plan. */
 export interface AddressRequest {
@@ -21,34 +22,74 @@ export interface AddressRequest {
   readonly nowMs: number
 }
 
-/** The prefixes of one vL3: one address of each for every member; the base address of each is the gateway's. */
+/**
+ * The prefixes of one vL3, or the parts of them that belong to this site: one address of each prefix for every member.
+ * The gateway is the base address of a prefix's first part.
+ */
 export class AddressPlan {
-  readonly #pools: readonly PrefixPool[]
+  /** The prefixes of the whole vL3, in the order given. */
+  readonly prefixes: readonly Prefix[]
+  readonly #restMs: number
+  /** Per prefix the pools of its parts, the first one with the gateway. */
+  readonly #pools: readonly PrefixPool[][]
 
-  constructor(settings: { readonly prefixes: readonly string[]; readonly restMs: number }) {
-    const prefixes = settings.prefixes.map(parsePrefix)
-    checkPrefixes(prefixes)
-    this.#pools = prefixes.map((prefix) => new PrefixPool({ prefix, restMs: settings.restMs }))
+  /** Without `parts`, all of every prefix is ours. */
+  constructor(settings: {
+    readonly prefixes: readonly string[]
+    readonly parts?: readonly string[]
+    readonly restMs: number
+  }) {
+    this.prefixes = settings.prefixes.map(parsePrefix)
+    checkPrefixes(this.prefixes)
+    this.#restMs = settings.restMs
+    this.#pools = this.prefixes.map(() => [])
+    for (const part of settings.parts ?? settings.prefixes) this.add(parsePrefix(part))
+    for (const [i, pools] of this.#pools.entries()) if (pools.length === 0) throw partless(this.prefixes[i])
   }
 
-  /** The prefixes, in the order given. */
-  get prefixes(): readonly Prefix[] {
-    return this.#pools.map((pool) => pool.prefix)
+  /** Adds a part; throws `USAGE` when it is of none of the prefixes. */
+  add(part: Prefix): void {
+    const at = this.prefixes.findIndex((whole) => prefixCovers(whole, part))
+    const pools = this.#pools[at]
+    if (!pools)
+      throw new NsmError('USAGE', `${formatPrefix(part)} is no part of the vL3`, 'remove the state of the site')
+    pools.push(new PrefixPool({ prefix: part, restMs: this.#restMs }))
   }
 
-  /** The gateway of each prefix: its base address [NSM vl3 ipam]. */
+  /** The parts of this site. */
+  get parts(): readonly Prefix[] {
+    return this.#pools.flat().map((pool) => pool.prefix)
+  }
+
+  /** The gateway of each prefix: the base address of its first part [NSM vl3 ipam]. */
   get gateways(): readonly IpAddress[] {
-    return this.prefixes.map(firstAddress)
+    return this.#pools.flatMap(([first]) => (first ? [firstAddress(first.prefix)] : []))
   }
 
-  /** One address (`address/32` or `/128`) of each prefix; throws `CONFLICT`, with nothing taken, when one has none. */
+  /** The prefixes of which no part has an address left, whatever is excluded. */
+  full(spiffeId: string, nowMs: number): readonly Prefix[] {
+    return this.prefixes.filter((whole, i) => {
+      const request = { length: familyBits[whole.family], owner: spiffeId, excluded: [], nowMs }
+      return !this.#pools[i]?.some((pool) => {
+        const found = pool.allocate(request)
+        if (found === 'exhausted') return false
+        if (found !== 'too-many-resting') pool.withdraw(found)
+        return true
+      })
+    })
+  }
+
+  /**
+   * One address (`address/32` or `/128`) of each prefix; throws `CONFLICT`, with nothing taken, when one has none, and
+   * `REFUSED` for one that uses up too many.
+   */
   allocate(request: AddressRequest): readonly string[] {
     const fresh: string[] = []
     try {
-      return this.#pools.map((pool) => {
-        const kept = keptOf(pool.prefix, request)
+      return this.#pools.map((pools, i) => {
+        const kept = keptOf(pools, request)
         if (kept) return kept
-        const given = formatPrefix(allocateFrom(pool, request))
+        const given = formatPrefix(allocateFrom(pools, this.prefixes[i], request))
         fresh.push(given)
         return given
       })
@@ -63,7 +104,7 @@ export class AddressPlan {
     const taken: string[] = []
     for (const address of addresses) {
       const prefix = parsePrefix(address)
-      if (!this.#pools.some((pool) => pool.reserve({ prefix, owner: spiffeId, nowMs }))) {
+      if (!this.#pools.flat().some((pool) => pool.reserve({ prefix, owner: spiffeId, nowMs }))) {
         this.#withdraw(taken)
         return false
       }
@@ -73,45 +114,69 @@ export class AddressPlan {
   }
 
   #withdraw(addresses: readonly string[]): void {
-    for (const address of addresses) for (const pool of this.#pools) pool.withdraw(parsePrefix(address))
+    for (const address of addresses) for (const pool of this.#pools.flat()) pool.withdraw(parsePrefix(address))
   }
 
   /** Gives addresses back; they rest before another identity gets them. */
   release(addresses: readonly string[], nowMs: number): void {
     for (const address of addresses) {
       const prefix = parsePrefix(address)
-      for (const pool of this.#pools) pool.release(prefix, nowMs)
+      for (const pool of this.#pools.flat()) pool.release(prefix, nowMs)
     }
   }
 }
 
-function keptOf(pool: Prefix, { current, excluded }: AddressRequest): string | undefined {
+function keptOf(pools: readonly PrefixPool[], { current, excluded }: AddressRequest): string | undefined {
   return current.find((text) => {
     const address = parsePrefix(text)
-    return prefixesOverlap(pool, address) && !excluded.some((other) => prefixesOverlap(other, address))
+    const isOurs = pools.some((pool) => prefixesOverlap(pool.prefix, address))
+    return isOurs && !excluded.some((other) => prefixesOverlap(other, address))
   })
 }
 
-function allocateFrom(pool: PrefixPool, { spiffeId, excluded, nowMs }: AddressRequest): Prefix {
-  const length = familyBits[pool.prefix.family]
-  const given = pool.allocate({ length, owner: spiffeId, excluded, nowMs })
-  if (given !== 'exhausted') return given
-  const name = formatPrefix(pool.prefix)
-  const cover = findCover(excluded, pool.prefix)
+function allocateFrom(
+  pools: readonly PrefixPool[],
+  whole: Prefix | undefined,
+  { spiffeId, excluded, nowMs }: AddressRequest,
+): Prefix {
+  for (const pool of pools) {
+    const length = familyBits[pool.prefix.family]
+    const given = pool.allocate({ length, owner: spiffeId, excluded, nowMs })
+    if (given === 'too-many-resting') throw tooManyResting(pool.prefix)
+    if (given !== 'exhausted') return given
+  }
+  throw noAddress(pools, whole, excluded)
+}
+
+function noAddress(pools: readonly PrefixPool[], whole: Prefix | undefined, excluded: readonly Prefix[]): NsmError {
+  const parts = pools.map((pool) => pool.prefix)
+  const name = parts.map(formatPrefix).join(', ')
+  const cover = whole && findCover(excluded, whole)
   if (cover) {
-    throw new NsmError(
+    return new NsmError(
       'CONFLICT',
       `address pool ${name} lies wholly in the excluded prefix ${formatPrefix(cover)}`,
       `serve the vL3 on a prefix outside ${formatPrefix(cover)}, or stop excluding it`,
     )
   }
-  const overlap = findOverlap([pool.prefix], excluded)
+  const overlap = findOverlap(parts, excluded)
   const outside = overlap ? ` outside the excluded prefix ${formatPrefix(overlap.theirs)}` : ''
-  throw new NsmError(
+  const live = pools.reduce((sum, pool) => sum + pool.liveCount, 0)
+  return new NsmError(
     'CONFLICT',
-    `address pool ${name} is exhausted${outside}: ${pool.liveCount} addresses are in use or rest after use`,
+    `address pool ${name} is exhausted${outside}: ${live} addresses are in use or rest after use`,
     'serve the vL3 on a wider prefix, or disconnect members that are no longer needed',
   )
+}
+
+function partless(prefix: Prefix | undefined): NsmError {
+  const text = prefix ? formatPrefix(prefix) : 'a prefix'
+  return new NsmError('USAGE', `this site has no part of ${text}`, 'remove the state of the site, and join again')
+}
+
+function tooManyResting(prefix: Prefix): NsmError {
+  const message = `this identity has ${restingPerOwnerMax} addresses of ${formatPrefix(prefix)} that rest after use`
+  return new NsmError('REFUSED', message, 'wait until they have rested, or stop excluding the addresses it had')
 }
 
 function checkPrefixes(prefixes: readonly Prefix[]): void {

@@ -1,5 +1,5 @@
 import { clone, create } from '@bufbuild/protobuf'
-import { familyBits, firstAddress, formatAddress, formatPrefix, type Prefix } from '../base/ip.ts'
+import { familyBits, formatAddress, formatPrefix, type IpAddress, type Prefix, prefixContains } from '../base/ip.ts'
 import { type Connection, ConnectionSchema, State } from '../nsm/generated/connection_pb.js'
 import {
   type ConnectionContext,
@@ -19,7 +19,10 @@ export interface Grant {
   readonly endpointName: string
   /** `address/32` and `/128` of the member. */
   readonly addresses: readonly string[]
+  /** Of the whole vL3: what the member's route covers, whichever sites there are or will be. */
   readonly prefixes: readonly Prefix[]
+  /** Of this endpoint, one for each prefix. */
+  readonly gateways: readonly IpAddress[]
   readonly dnsDomain: string
   readonly mtuBytes: number
   /** Where the member's WireGuard finds us. */
@@ -48,7 +51,7 @@ export function buildAnswer(entered: Connection, offer: Offer, grant: Grant): Co
 }
 
 function contextOf(sent: ConnectionContext | undefined, grant: Grant): ConnectionContext {
-  const gateways = grant.prefixes.map((prefix) => formatAddress(firstAddress(prefix)))
+  const gateways = grant.gateways.map(formatAddress)
   return create(ConnectionContextSchema, {
     ...(sent && { extraContext: sent.extraContext }),
     ipContext: ipContextOf(sent?.ipContext, grant),
@@ -68,21 +71,24 @@ function ipContextOf(sent: IPContext | undefined, grant: Grant): IPContext {
       dstIpRequired: sent.dstIpRequired,
     }),
     srcIpAddrs: [...grant.addresses],
-    dstIpAddrs: grant.prefixes.map((prefix) => formatPrefix(gatewayOf(prefix))),
-    srcRoutes: grant.prefixes.flatMap(routesOf),
+    dstIpAddrs: grant.gateways.map((gateway) => formatPrefix(hostPrefix(gateway))),
+    srcRoutes: grant.prefixes.flatMap((prefix) => routesOf(prefix, grant.gateways)),
     dstRoutes: grant.addresses.map((prefix) => create(RouteSchema, { prefix })),
   })
 }
 
 /**
- * The gateway itself and the prefix. NSM adds a third route to the /16 or /64 around the prefix, for vL3s of several
- * endpoints; a vL3 of one endpoint leaves it out, since it would take addresses that the client's own networks use.
+ * The gateway itself and the whole prefix of the vL3. NSM gives the site's part and the /16 or /64 around it: that would
+ * take addresses that the client's own networks use.
  */
-function routesOf(prefix: Prefix): Route[] {
-  const nextHop = formatAddress(firstAddress(prefix))
-  return [gatewayOf(prefix), prefix].map((routed) => create(RouteSchema, { prefix: formatPrefix(routed), nextHop }))
+function routesOf(prefix: Prefix, gateways: readonly IpAddress[]): Route[] {
+  const gateway = gateways.find((one) => prefixContains(prefix, one))
+  if (!gateway) return []
+  const nextHop = formatAddress(gateway)
+  return [hostPrefix(gateway), prefix].map((routed) => create(RouteSchema, { prefix: formatPrefix(routed), nextHop }))
 }
 
-function gatewayOf(prefix: Prefix): Prefix {
-  return { ...firstAddress(prefix), length: familyBits[prefix.family] }
+/** The prefix of one address. */
+export function hostPrefix(address: IpAddress): Prefix {
+  return { ...address, length: familyBits[address.family] }
 }

@@ -13,7 +13,7 @@ export async function grantLease(parts: LeaseParts, offer: Offer): Promise<Membe
   const { members, plan, clock } = parts
   const current = members.find(offer.spiffeId, offer.connectionId)
   const { spiffeId, excluded } = offer
-  if (!current) checkQuota(members, spiffeId)
+  if (!current) checkQuota(members, offer)
   const addresses = plan.allocate({ spiffeId, excluded, current: current?.addresses ?? [], nowMs: clock.wallMs() })
   const member = memberOf(offer, addresses, current, members)
   try {
@@ -29,11 +29,11 @@ export async function grantLease(parts: LeaseParts, offer: Offer): Promise<Membe
   return member
 }
 
-/** Ours: live connections of one identity; more would let one member take the addresses of all others. */
+/** Ours: live connections of one identity, or of one workload behind a relay; more would let one member take the addresses of all others. */
 const connectionsPerIdentityMax = 64
 
-function checkQuota(members: Members, spiffeId: string): void {
-  if (members.countOf(spiffeId) < connectionsPerIdentityMax) return
+function checkQuota(members: Members, { spiffeId, origin }: Offer): void {
+  if (members.countOf(spiffeId, origin) < connectionsPerIdentityMax) return
   const message = `this identity has ${connectionsPerIdentityMax} connections already`
   throw new NsmError('REFUSED', message, 'close some, or wait until their leases end')
 }
@@ -42,6 +42,7 @@ function memberOf(offer: Offer, addresses: readonly string[], current: Member | 
   const publicKey = toBase64(offer.publicKey)
   return {
     spiffeId: offer.spiffeId,
+    origin: offer.origin,
     connectionId: offer.connectionId,
     segmentId: offer.segmentId,
     publicKey,
@@ -62,7 +63,7 @@ async function applyPeer(hub: Hub, member: Member, current: Member | undefined):
 
 /** Leaves neither the old nor the new peer behind. */
 async function abandon(parts: LeaseParts, member: Member, current: Member | undefined): Promise<void> {
-  if (current) await endLease(parts, current, 'failed')
+  if (current) await endLease(parts, current, 'failed').catch(reported(parts.log))
   if (current?.publicKey !== member.publicKey) {
     await parts.hub.removePeer(fromBase64(member.publicKey)).catch(reported(parts.log))
   }
@@ -87,9 +88,14 @@ function logMember(parts: LeaseParts, sentence: string, member: Member, why?: st
 
 /**
  * A WireGuard key belongs to one member. The same identity with the same key on a new connection has restarted and takes
- * its place; another identity with that key is refused, or it would cut the first one off.
+ * its place; another identity with that key is refused, or it would cut the first one off. So is one that names another
+ * member's path segment: that member could not close its connection any more.
  */
 export function holderToRetire(parts: LeaseParts, offer: Offer): Member | undefined {
+  const named = parts.members.bySegment(offer.segmentId)
+  if (named && named.spiffeId !== offer.spiffeId) {
+    throw new NsmError('REFUSED', 'this path segment belongs to another member', 'ask without the segment')
+  }
   const holder = parts.members.byKey(toBase64(offer.publicKey))
   if (!holder || (holder.spiffeId === offer.spiffeId && holder.connectionId === offer.connectionId)) return undefined
   if (holder.spiffeId === offer.spiffeId) return holder

@@ -1,3 +1,4 @@
+import { NsmError } from '../base/errors.ts'
 import { endLease, grantLease, holderToRetire } from './grant-lease.ts'
 import { type LeaseParts, reported } from './lease-parts.ts'
 import { LeaseTimers } from './lease-timers.ts'
@@ -21,6 +22,7 @@ export interface Leases {
 export function createLeases(parts: LeaseParts): Leases {
   const timers = new LeaseTimers(parts.clock)
   const inTurn = createTurns()
+  let stopped = false
   const end = async (member: Member, why: string) => {
     timers.cancel(member)
     await endLease(parts, member, why)
@@ -45,6 +47,7 @@ export function createLeases(parts: LeaseParts): Leases {
     grant: (offer, signal) =>
       inTurn(async () => {
         signal.throwIfAborted()
+        if (stopped) throw new NsmError('UNREACHABLE', 'the endpoint is not available: it stops', 'try again')
         const holder = holderToRetire(parts, offer)
         if (holder) await end(holder, 'replaced')
         const member = await grantLease(parts, offer)
@@ -58,6 +61,7 @@ export function createLeases(parts: LeaseParts): Leases {
       }),
     stop: () =>
       inTurn(async () => {
+        stopped = true
         timers.stop()
         await noteUnderlays(parts).catch(reported(parts.log))
       }),

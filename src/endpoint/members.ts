@@ -7,6 +7,8 @@ export interface UnderlayAddress {
 /** One live member: who, by which connection, with which WireGuard key, at which addresses. */
 export interface Member {
   readonly spiffeId: string
+  /** Whom the relay `spiffeId` asks for; only its word, so it tells the relay's workloads apart and grants nothing. */
+  readonly origin?: string | undefined
   /** The client's own id of the connection (first segment); with the SPIFFE ID it survives restarts of the client. */
   readonly connectionId: string
   /** The endpoint's id of the connection (own segment). */
@@ -42,7 +44,7 @@ export class Members {
     const before = this.find(member.spiffeId, member.connectionId)
     if (before) this.remove(before)
     this.#byConnection.set(connectionKey(member.spiffeId, member.connectionId), member)
-    this.#count(member.spiffeId, 1)
+    this.#count(member, 1)
     this.#bySegment.set(member.segmentId, member)
     this.#byKey.set(member.publicKey, member)
     for (const address of member.addresses) this.#byAddress.set(bare(address), member)
@@ -56,7 +58,7 @@ export class Members {
     const key = connectionKey(member.spiffeId, member.connectionId)
     if (this.#byConnection.get(key) !== member) return
     this.#byConnection.delete(key)
-    this.#count(member.spiffeId, -1)
+    this.#count(member, -1)
     this.#bySegment.delete(member.segmentId)
     this.#byKey.delete(member.publicKey)
     for (const address of member.addresses) this.#byAddress.delete(bare(address))
@@ -81,15 +83,16 @@ export class Members {
     return this.#byKey.get(publicKey)
   }
 
-  /** Live connections of one identity. */
-  countOf(spiffeId: string): number {
-    return this.#counts.get(spiffeId) ?? 0
+  /** Live connections of one identity; of a relay, those it asked for in the name of `origin`. */
+  countOf(spiffeId: string, origin?: string): number {
+    return this.#counts.get(askerKey({ spiffeId, origin })) ?? 0
   }
 
-  #count(spiffeId: string, change: number): void {
-    const count = this.countOf(spiffeId) + change
-    if (count === 0) this.#counts.delete(spiffeId)
-    else this.#counts.set(spiffeId, count)
+  #count(member: Member, change: number): void {
+    const key = askerKey(member)
+    const count = (this.#counts.get(key) ?? 0) + change
+    if (count === 0) this.#counts.delete(key)
+    else this.#counts.set(key, count)
   }
 
   /** All live members, in the order of their arrival. */
@@ -150,6 +153,10 @@ function numbered(label: string, number: number): string {
 function isVariant(candidate: string, label: string): boolean {
   const number = Number(/-(\d{1,9})$/.exec(candidate)?.[1] ?? 1)
   return candidate === label || (number > 1 && candidate === numbered(label, number))
+}
+
+function askerKey({ spiffeId, origin }: Pick<Member, 'spiffeId' | 'origin'>): string {
+  return JSON.stringify(origin === undefined || origin === spiffeId ? [spiffeId] : [spiffeId, origin])
 }
 
 function connectionKey(spiffeId: string, connectionId: string): string {

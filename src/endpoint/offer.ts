@@ -10,6 +10,8 @@ import type { UnderlayAddress } from './members.ts'
 /** What a client asks of the vL3, read once from the NSM request. */
 export interface Offer {
   readonly spiffeId: string
+  /** Whom a relay asks for. */
+  readonly origin: string | undefined
   readonly connectionId: string
   readonly segmentId: string
   /** 32 bytes. */
@@ -39,6 +41,7 @@ export function readOffer(request: NetworkServiceRequest, entered: Connection, p
   const mtus = [parameters.mtuBytes, entered.context?.MTU].filter((mtu) => mtu !== undefined && mtu > 0)
   return {
     spiffeId: peer.spiffeId,
+    origin: peer.origin,
     connectionId: entered.path?.pathSegments[0]?.id ?? entered.id,
     segmentId: entered.id,
     publicKey,

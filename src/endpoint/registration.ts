@@ -22,7 +22,7 @@ export function registerVl3(vl3: Vl3Registration): Promise<Registration> {
   const { client, service, endpointName: name, url, labels = {}, clock, log, signal } = vl3
   return keepRegistered({
     client,
-    services: [{ name: service, payload: 'IP' }],
+    services: [{ name: service, payload: 'IP', matches: siteMatches }],
     endpoint: {
       name,
       url,
@@ -34,3 +34,12 @@ export function registerVl3(vl3: Vl3Registration): Promise<Registration> {
     ...(signal && { signal }),
   })
 }
+
+/**
+ * A client with the label `site` gets an endpoint with the same one; where there is none, and for all other clients, every
+ * endpoint will do [NSM sdk matchutils].
+ */
+const siteMatches = [
+  { routes: [{ destinationSelector: { site: '{{.site}}' } }], fallthrough: true },
+  { routes: [{ destinationSelector: {} }] },
+]

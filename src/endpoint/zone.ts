@@ -27,6 +27,12 @@ export type ZoneEntry =
 /** The gateway's own label: name server of the zone; no member gets it. */
 export const gatewayLabel = 'gateway'
 
+/**
+ * Labels no member gets: the gateway's, and those by which programs look for a proxy or a tunnel under every search domain,
+ * so that no member can answer for them [security D1].
+ */
+export const reservedLabels = [gatewayLabel, 'wpad', 'isatap', 'localhost'] as const
+
 /** Looks a name up, given as lower-case labels from left to right. */
 export function lookUp(source: ZoneSource, labels: readonly string[]): ZoneEntry {
   const family = reverseFamily(labels)

@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { formatPrefix, parsePrefix, prefixCovers, prefixOf } from '../../src/base/ip.ts'
 import { type Answer, type Bounds, checkAnswer } from '../../src/connection/bounds.ts'
+import { type Surroundings, takenPrefixes } from '../../src/connection/taken.ts'
 
 const good: Answer = {
   addresses: ['10.64.0.1/32', 'fd00:6e73:6d00::1/128'],
@@ -80,6 +81,67 @@ describe('checkAnswer', () => {
   test('a prefix inside an own route is a collision too', () => {
     const taken = [{ prefix: '10.64.7.0/24', by: 'address on wlan0' }]
     expect(checkAnswer(good, { ...bounds, taken })?.message).toContain('10.64.7.0/24 (address on wlan0)')
+  })
+
+  const around: Surroundings = {
+    host: {
+      interfaceNames: ['lo', 'eth0'],
+      addresses: [
+        { interfaceName: 'eth0', prefix: '192.168.1.7/24' },
+        { interfaceName: 'eth0', prefix: 'fd12:3456::7/64' },
+      ],
+      routes: [
+        { interfaceName: 'eth0', prefix: '0.0.0.0/0', gateway: '172.20.0.1' },
+        { interfaceName: 'eth0', prefix: '10.9.0.0/16', gateway: '192.168.1.2' },
+      ],
+    },
+    ownInterfaceNames: ['nsm-blue'],
+    addresses: [
+      { address: '10.1.0.53', what: 'a DNS server of this machine' },
+      { address: '10.2.0.1', what: 'the manager' },
+      { address: '10.3.0.1', what: "the endpoint's address outside the tunnel" },
+    ],
+    others: [{ service: 'green', prefixes: ['10.65.0.0/16'] }],
+    excludePrefixes: ['10.99.0.0/16'],
+  }
+
+  test.each([
+    ['an own address', '192.168.1.7/32', 'address on eth0'],
+    ['the link of an interface', '192.168.0.0/16', 'address on eth0'],
+    ['an IPv6 link', 'fd12:3456::/48', 'address on eth0'],
+    ['the gateway', '172.20.0.0/24', 'gateway on eth0'],
+    ['a routed network', '10.9.4.0/24', 'route on eth0'],
+    ['a resolver in use', '10.1.0.0/24', 'a DNS server of this machine'],
+    ['the manager', '10.2.0.1/32', 'the manager'],
+    ['the endpoint, outside the tunnel', '10.3.0.0/16', 'outside the tunnel'],
+    ['another service', '10.65.3.0/24', 'network service green'],
+    ['what the user excludes', '10.99.1.1/32', 'excluded by the user'],
+  ])('E3: a route over %s is a CONFLICT that says so', (_, route, by) => {
+    const error = checkAnswer({ ...good, routes: [...good.routes, route] }, { ...bounds, taken: takenPrefixes(around) })
+    expect(error?.code).toBe('CONFLICT')
+    expect(error?.message).toContain(by)
+  })
+
+  test('E4: the address of another tunnel is a CONFLICT', () => {
+    const error = checkAnswer({ ...good, addresses: ['10.65.0.9/32'] }, { ...bounds, taken: takenPrefixes(around) })
+    expect([error?.code, error?.message]).toEqual(['CONFLICT', expect.stringContaining('network service green')])
+  })
+
+  test('E2: never lets forbidden IPv6 ranges pass, however they are cut', () => {
+    const forbidden = ['fe80::/10', 'ff00::/8', '::ffff:0:0/96', '64:ff9b::/96'].map(parsePrefix)
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...forbidden),
+        fc.bigInt(0n, (1n << 128n) - 1n),
+        fc.integer({ min: 2, max: 128 }),
+        (outer, bits, length) => {
+          const inside = { family: 6 as const, bits: outer.bits | (bits & ((1n << BigInt(128 - outer.length)) - 1n)) }
+          const route = formatPrefix(prefixOf(inside, length))
+          const error = checkAnswer({ ...good, routes: [route] }, { ...bounds, allowPrefixes: ['0.0.0.0/0', '::/0'] })
+          expect(error?.code, route).toBe('REFUSED')
+        },
+      ),
+    )
   })
 
   test('--allow-prefix admits exactly what it names', () => {

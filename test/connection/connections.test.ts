@@ -1,6 +1,8 @@
+import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { State } from '../../src/nsm/generated/connection_pb.js'
+import { wireGuardMechanism } from '../../src/nsm/wireguard-mechanism.ts'
 import { settle } from './fake-clock.ts'
 import { type Step, World } from './world.ts'
 
@@ -96,6 +98,34 @@ describe('Connections.connect', () => {
     },
   )
 
+  test.each<Step>(['open', 'set-peer', 'configure', 'attach'])(
+    'a caller that gives up gets its answer even when %s never ends',
+    async (step) => {
+      const world = new World()
+      world.deaf.add(step)
+      const stop = new AbortController()
+      const failed = expect(world.connect({}, stop.signal)).rejects.toMatchObject({ message: 'late' })
+      await settle()
+      stop.abort(new NsmError('UNREACHABLE', 'late', 'wait'))
+      await Promise.all([settle().then(() => world.clock.advance(3_000)), failed])
+      expect(await world.connections.views()).toEqual([])
+    },
+  )
+
+  test('a tunnel that opens when everything is undone is closed again', async () => {
+    const world = new World()
+    world.deaf.add('open')
+    const stop = new AbortController()
+    const failed = expect(world.connect({}, stop.signal)).rejects.toMatchObject({ message: 'late' })
+    await settle()
+    stop.abort(new NsmError('UNREACHABLE', 'late', 'wait'))
+    await Promise.all([settle().then(() => world.clock.advance(3_000)), failed])
+    expect(world.done).not.toContain('close-tunnel')
+    world.cured.resolve()
+    await settle()
+    expect(world.done).toContain('close-tunnel')
+  })
+
   test('an answer outside the bounds is closed at the manager and nothing is configured', async () => {
     const world = new World()
     world.answer = (request) => {
@@ -104,6 +134,22 @@ describe('Connections.connect', () => {
       return connection
     }
     await expect(world.connect()).rejects.toMatchObject({ code: 'REFUSED' })
+    expect(world.done).toContain('close')
+    expect(world.done.some((line) => line.startsWith('configure'))).toBe(false)
+  })
+
+  test('an answer without a WireGuard endpoint is REFUSED with what to ask, and closed at the manager', async () => {
+    const world = new World()
+    world.answer = (request) => {
+      const connection = world.ordinaryAnswer(request)
+      for (const key of ['dst_ip', 'dst_port', 'dst_public_key']) delete connection.mechanism?.parameters[key]
+      return connection
+    }
+    await expect(world.connect()).rejects.toMatchObject({
+      code: 'REFUSED',
+      message: 'the answer carries no WireGuard endpoint',
+      next: expect.stringContaining('payload IP'),
+    })
     expect(world.done).toContain('close')
     expect(world.done.some((line) => line.startsWith('configure'))).toBe(false)
   })
@@ -231,6 +277,131 @@ describe('a connection that is up', () => {
     expect(view?.state).toBe('up')
     expect(world.done.slice(before)).toContain('open nsm-blue')
     expect(world.requests[1]?.connection?.state).toBe(State.UP)
+  })
+
+  /** Lets packets come in until the connection knows that its endpoint answers. */
+  const hear = async (world: World) => {
+    world.peer = { ...world.peer, receivedBytes: world.peer.receivedBytes + 28 }
+    await world.clock.advance(300)
+  }
+  const stateOf = async (world: World) => (await world.connections.views())[0]
+
+  test('asks its endpoint for a sign of life, and for another endpoint when none comes', async () => {
+    const world = new World()
+    await world.connect()
+    await hear(world)
+    const before = world.done.length
+    world.hanging.add('request')
+    await world.clock.advance(1_500)
+    expect(world.echoes.length).toBeGreaterThanOrEqual(3)
+    expect(await stateOf(world)).toMatchObject({ state: 'healing', error: { code: 'LOST' } })
+    expect(world.done.slice(before)).toEqual(['close', 'request'])
+    const [, reselect] = world.requests
+    expect(reselect?.connection).toMatchObject({ networkServiceEndpointName: '', state: State.RESELECT_REQUESTED })
+    expect(reselect?.connection?.mechanism).toBeUndefined()
+    expect(reselect?.connection?.context?.ipContext?.srcIpAddrs).toEqual([])
+    expect(reselect?.connection?.context?.dnsContext?.configs).toEqual([])
+  })
+
+  test('moves to the other endpoint: peer, addresses and names are exchanged', async () => {
+    const world = new World()
+    await world.connect()
+    await hear(world)
+    world.answer = (request) => {
+      const connection = world.ordinaryAnswer(request)
+      connection.networkServiceEndpointName = 'blue-2'
+      connection.mechanism = wireGuardMechanism(
+        { dstIp: '192.0.2.2', dstPort: 51_820, dstPublicKey: new Uint8Array(32).fill(8), mtuBytes: 1_400 },
+        request.mechanismPreferences[0],
+      )
+      if (connection.context?.ipContext) connection.context.ipContext.srcIpAddrs = ['10.64.1.1/32']
+      return connection
+    }
+    const before = world.done.length
+    await world.clock.advance(1_500)
+    expect(world.done.slice(before).toSorted()).toEqual(
+      [
+        'attach blue.nsm.internal',
+        'close',
+        'handshake',
+        'look-up',
+        'remove-peer',
+        'request',
+        'set-peer',
+        'update 10.64.1.1/32',
+      ].toSorted(),
+    )
+    expect(await stateOf(world)).toMatchObject({ state: 'up', endpoint: 'blue-2', addresses: ['10.64.1.1/32'] })
+  })
+
+  test('an endpoint that never answered an echo is not taken for dead', async () => {
+    const world = new World()
+    await world.connect()
+    await world.clock.advance(60_000)
+    expect(await stateOf(world)).toMatchObject({ state: 'up' })
+    expect(world.requests.length).toBe(1)
+  })
+
+  test('a manager that waits for a dead endpoint is asked anew, and told of the leaving only once', async () => {
+    const world = new World()
+    await world.connect()
+    await hear(world)
+    const before = world.done.length
+    world.hanging.add('request')
+    await world.clock.advance(60_000)
+    const said = world.done.slice(before)
+    expect(said.filter((line) => line === 'close').length).toBe(1)
+    const asked = said.filter((line) => line === 'request').length
+    expect(asked).toBeGreaterThanOrEqual(4)
+    expect(asked).toBeLessThanOrEqual(8)
+  })
+
+  test('a new endpoint that does not answer is given up soon, for the next one', async () => {
+    const world = new World()
+    await world.connect()
+    await hear(world)
+    world.hanging.add('handshake')
+    await world.clock.advance(6_000)
+    expect(world.requests.length).toBeGreaterThanOrEqual(3)
+    world.hanging.clear()
+    await world.clock.advance(20_000)
+    expect(await stateOf(world)).toMatchObject({ state: 'up' })
+  })
+
+  test('an endpoint that changes its mind all the time changes this machine at most six times a minute', async () => {
+    const world = new World()
+    await world.connect()
+    let number = 1
+    world.answer = (request) => {
+      const connection = world.ordinaryAnswer(request)
+      number += 1
+      if (connection.context?.ipContext) connection.context.ipContext.srcIpAddrs = [`10.64.0.${number}/32`]
+      for (const segment of connection.path?.pathSegments ?? []) {
+        segment.expires = timestampFromMs(world.clock.nowMs + 1_000)
+      }
+      return connection
+    }
+    await world.clock.advance(120_000)
+    const before = world.done.filter((line) => line.startsWith('update')).length
+    await world.clock.advance(60_000)
+    const inAMinute = world.done.filter((line) => line.startsWith('update')).length - before
+    expect(world.requests.length).toBeGreaterThan(20)
+    expect(inAMinute).toBeLessThanOrEqual(6)
+  })
+
+  test('says it when the machine joins a network that overlaps, and when that is over', async () => {
+    const world = new World()
+    await world.connect()
+    const alone = world.host
+    world.host = { ...alone, routes: [{ interfaceName: 'wlan0', prefix: '10.64.7.0/24', gateway: undefined }] }
+    await world.clock.advance(5_000)
+    expect(await stateOf(world)).toMatchObject({
+      state: 'up',
+      error: { code: 'CONFLICT', message: expect.stringContaining('10.64.7.0/24 (route on wlan0)') },
+    })
+    world.host = alone
+    await world.clock.advance(5_000)
+    expect((await stateOf(world))?.error).toBeUndefined()
   })
 
   test('disconnect undoes everything, closes at the manager, forgets the lease and may be repeated', async () => {

@@ -42,8 +42,8 @@ class World implements Actions<NumberedLease> {
     this.done.push(`watch ${lease.number}`)
     this.report = report
     signal.addEventListener('abort', () => this.done.push('unwatch'), { once: true })
-    return new Promise((resolve) => {
-      this.endWatch = resolve
+    return new Promise((_, reject) => {
+      this.endWatch = () => reject(silent)
     })
   }
 
@@ -132,19 +132,56 @@ describe('startDriver', () => {
     expect(driver.state().kind).toBe('healing')
     await world.clock.advance(10_000)
     expect(driver.state().kind).toBe('up')
-    expect(world.done).toEqual(['first', 'apply 1', 'watch 1', 'unwatch', 'renew 1', 'renew 1', 'apply 2', 'watch 2'])
+    expect(world.done).toEqual(['first', 'apply 1', 'watch 1', 'renew 1', 'renew 1', 'apply 2', 'unwatch', 'watch 2'])
   })
 
-  test('reselects when the manager says DOWN and when a renewal is refused', async () => {
+  test('reselects when the manager has closed it and when a renewal is refused after the tunnel died', async () => {
     const world = new World()
     const driver = world.start()
     await driver.settled()
     world.requests.push(() => Promise.reject(refused))
-    world.report?.({ kind: 'lost', error: silent })
+    world.report?.({ kind: 'tunnel-lost', error: silent })
     await world.clock.advance(10_000)
-    world.report?.({ kind: 'down', error: silent })
+    world.report?.({ kind: 'down', isDeleted: true, error: silent })
     await world.clock.advance(10_000)
     expect(world.done.filter((line) => /renew|reselect/.test(line))).toEqual(['renew 1', 'reselect 1', 'reselect 2'])
+    expect(driver.state().kind).toBe('up')
+  })
+
+  test('keeps asking for the same connection while its packets flow, whatever the manager answers', async () => {
+    const world = new World()
+    const driver = world.start()
+    await driver.settled()
+    for (let i = 0; i < 5; i++) world.requests.push(() => Promise.reject(refused))
+    world.endWatch?.()
+    await world.clock.advance(60_000)
+    expect(driver.state().kind).toBe('up')
+    expect(new Set(world.done.filter((line) => /renew|reselect/.test(line)))).toEqual(new Set(['renew 1']))
+  })
+
+  test('a dead path ends a renewal that hangs and asks for another endpoint at once', async () => {
+    const world = new World()
+    const driver = world.start()
+    await driver.settled()
+    world.requests.push(() => new Promise(() => {}))
+    world.endWatch?.()
+    await world.clock.advance(100)
+    world.report?.({ kind: 'path-lost', error: silent })
+    await world.clock.advance(0)
+    expect(driver.state().kind).toBe('up')
+    expect(world.done.filter((line) => /renew|reselect/.test(line))).toEqual(['renew 1', 'reselect 1'])
+  })
+
+  test('a path that comes back turns a reselect into a renewal', async () => {
+    const world = new World()
+    const driver = world.start()
+    await driver.settled()
+    world.requests.push(() => Promise.reject(silent))
+    world.report?.({ kind: 'path-lost', error: silent })
+    await world.clock.advance(100)
+    world.report?.({ kind: 'path-found' })
+    await world.clock.advance(10_000)
+    expect(world.done.filter((line) => /renew|reselect/.test(line))).toEqual(['reselect 1', 'renew 1'])
     expect(driver.state().kind).toBe('up')
   })
 

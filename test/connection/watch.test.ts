@@ -1,6 +1,7 @@
 import { create } from '@bufbuild/protobuf'
 import { describe, expect, test } from 'vitest'
-import { excludedPrefixes, takenPrefixes } from '../../src/connection/taken.ts'
+import { NsmError } from '../../src/base/errors.ts'
+import { excludedPrefixes, nameOwners, takenPrefixes } from '../../src/connection/taken.ts'
 import { readEvent } from '../../src/connection/watch.ts'
 import { ConnectionEventSchema, ConnectionEventType, State } from '../../src/nsm/generated/connection_pb.js'
 
@@ -71,6 +72,19 @@ describe('takenPrefixes', () => {
       '10.65.0.0/16 network service green',
       '10.99.0.0/16 excluded by the user',
     ])
+  })
+
+  test('an endpoint that has no room beside them is told apart by who uses what', () => {
+    const error = new NsmError(
+      'CONFLICT',
+      'address pool 10.65.1.0/24 lies wholly in the excluded prefix 10.65.0.0/16',
+      '',
+    )
+    expect(nameOwners(error, takenPrefixes(around)).message).toMatch(
+      /10\.65\.0\.0\/16 is used here \(network service green\)/,
+    )
+    const other = new NsmError('CONFLICT', 'the pool is exhausted', '')
+    expect(nameOwners(other, takenPrefixes(around))).toBe(other)
   })
 
   test('are sent once each', () => {

@@ -37,6 +37,10 @@ export class World {
   readonly requests: NetworkServiceRequest[] = []
   readonly failing = new Map<Step, NsmError>()
   readonly hanging = new Set<Step>()
+  /** Steps that never end and do not heed their signal. */
+  readonly deaf = new Set<Step>()
+  /** Resolve it and the deaf steps go on. */
+  readonly cured = Promise.withResolvers<void>()
   host: HostNetwork = {
     addresses: [{ interfaceName: 'eth0', prefix: '192.0.2.7/24' }],
     routes: [],
@@ -45,6 +49,10 @@ export class World {
   answer: (request: NetworkServiceRequest) => Connection = (request) => this.ordinaryAnswer(request)
   failTunnel: (error: NsmError) => void = () => {}
   counts: number[] = []
+  /** When an echo request was sent. */
+  readonly echoes: number[] = []
+  /** What the tunnel says of its peer. */
+  peer = { publicKey: '', lastHandshakeAgeMs: 0, rttMs: 1, receivedBytes: 0, sentBytes: 0, endpoint: undefined }
   readonly remembered = new Map<string, Remembered>()
   readonly connections: Connections
 
@@ -114,6 +122,7 @@ export class World {
     this.#note(what)
     const error = this.failing.get(step)
     if (error) throw error
+    if (this.deaf.has(step)) await this.cured.promise
     if (!this.hanging.has(step)) return
     await new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason), { once: true }))
   }
@@ -145,6 +154,8 @@ export class World {
       },
       updateInterface: async (_before, { addresses }) => this.#note(`update ${addresses}`),
       routeTo: async () => ({ interfaceName: 'eth0', sourceAddress: '192.0.2.7', mtuBytes: 1_500 }),
+      prepareTunnel: async () => {},
+      openEcho: () => ({ send: () => this.echoes.push(this.clock.nowMs), close: () => {} }),
       freeUdpPort: async (wanted) => wanted,
       lookUp: async () => {
         await this.#step('look-up', 'look-up')
@@ -165,7 +176,7 @@ export class World {
       setPeer: async () => this.#step('set-peer', 'set-peer'),
       removePeer: async () => this.#note('remove-peer'),
       handshake: async (_key, signal) => this.#step('handshake', 'handshake', signal),
-      stats: async () => ({ peers: [], counters: {} }),
+      stats: async () => ({ peers: [this.peer], counters: {} }),
       close: async () => this.#note('close-tunnel'),
     }
   }

@@ -1,6 +1,6 @@
 import { existsSync, statSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { connect as connectSocket } from 'node:net'
+import { connect as connectSocket, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -8,7 +8,7 @@ import { NsmError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { daemonMethods, guardedMethods } from '../../src/daemon/daemon-methods.ts'
 import type { DaemonApi } from '../../src/daemon/protocol.ts'
-import { connectRpc } from '../../src/daemon/rpc-client.ts'
+import { connectRpc, SilentPeer } from '../../src/daemon/rpc-client.ts'
 import { type Method, type RpcServer, type RpcServerSettings, startRpcServer } from '../../src/daemon/rpc-server.ts'
 import { FakeClock, settle } from '../connection/fake-clock.ts'
 
@@ -32,6 +32,57 @@ async function serve(methods: Record<string, Method>, more: Partial<RpcServerSet
   server = await startRpcServer({ path, methods, guarded: [], clock, log: silentLog, ...more })
   return connectRpc(path)
 }
+
+describe('a background process that hangs', () => {
+  /** Accepts, reads and says nothing. */
+  async function silentServer(): Promise<{ readonly close: () => void }> {
+    const sockets = new Set<Socket>()
+    const hung = createServer((socket) => sockets.add(socket.on('error', () => {}).resume()))
+    await new Promise<void>((resolve) => hung.listen(path, resolve))
+    return {
+      close() {
+        for (const socket of sockets) socket.destroy()
+        hung.close()
+      },
+    }
+  }
+
+  test('is UNREACHABLE after the time the call may take', async () => {
+    const hung = await silentServer()
+    const rpc = await connectRpc(path, clock)
+    const failed = expect(rpc.call('connect', {}, { timeoutMs: 25_000 })).rejects.toMatchObject({
+      code: 'UNREACHABLE',
+      message: 'the background process does not answer',
+    })
+    await clock.advance(25_000)
+    await failed
+    await Promise.all([rpc.close(), clock.advance(1_000)])
+    hung.close()
+  })
+
+  test('is not waited for when the caller gives up', async () => {
+    const hung = await silentServer()
+    const rpc = await connectRpc(path, clock)
+    const stop = new AbortController()
+    const failed = expect(rpc.call('connect', {}, { timeoutMs: 3_600_000, signal: stop.signal })).rejects.toMatchObject(
+      { code: 'UNREACHABLE' },
+    )
+    stop.abort()
+    await clock.advance(5_000)
+    await failed
+    hung.close()
+  })
+
+  test('is not started a second time', async () => {
+    await expect(connectRpc(path)).rejects.not.toBeInstanceOf(SilentPeer)
+    const hung = await silentServer()
+    const rpc = await connectRpc(path, clock)
+    const failed = expect(rpc.call('version', {})).rejects.toBeInstanceOf(SilentPeer)
+    await clock.advance(10_000)
+    await failed
+    hung.close()
+  })
+})
 
 describe('the socket server', () => {
   test('answers calls, each with its own number, in any order', async () => {

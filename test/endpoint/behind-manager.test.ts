@@ -40,7 +40,7 @@ async function startServe(wish: Partial<Vl3Settings> = {}) {
     name: 'manager-1',
     registry,
     localEndpoint: (name) => (name === 'vl3-blue' ? rig.vl3 : undefined),
-    dial: (target) => openChannel({ target, source, clock }),
+    dial: (target, expect) => openChannel({ target, source, clock, expect }),
     clock,
     log: silentLog,
   })

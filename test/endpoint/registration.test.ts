@@ -14,7 +14,8 @@ test('registerVl3 registers service and endpoint, renews both and takes the endp
   const client: RegistryClient = {
     findServices: async () => [],
     findEndpoints: async () => [],
-    async *watchEndpoints(_, signal) {
+    async *watchEndpoints(query, signal) {
+      yield { entry: create(NetworkServiceEndpointSchema, query), deleted: false }
       await new Promise((resolve) => signal?.addEventListener('abort', resolve))
     },
     async registerService(service) {

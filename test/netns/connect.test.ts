@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { MeshRig, whyNotHere } from './mesh-rig.ts'
+import { eventually, MeshRig, whyNotHere } from './mesh-rig.ts'
 
 const why = whyNotHere()
 const service = 'my-networkservice-1'
@@ -149,9 +149,4 @@ async function tcpThrough(rig: MeshRig, from: string, to: string): Promise<strin
     rig.inside(from, process.execPath, ['-e', client]),
   ])
   return answer.out
-}
-
-/** Asks again until the condition holds; the test's own time limit ends it. */
-async function eventually(holds: () => Promise<boolean>): Promise<void> {
-  while (!(await holds().catch(() => false))) await new Promise((resolve) => setImmediate(resolve))
 }

@@ -3,6 +3,10 @@ import { accessSync, constants } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { NsmError } from '../../src/base/errors.ts'
+import { readSettings } from '../../src/base/settings.ts'
+import { connectDaemon } from '../../src/daemon/client.ts'
+import type { StatusResult } from '../../src/daemon/protocol.ts'
 
 const program = resolve(import.meta.dirname, '../../bin/nsm')
 
@@ -24,12 +28,20 @@ export interface Ended {
   readonly err: string
 }
 
+/** Two cores are shared with what is waited for. */
+const askAgainMs = 20
+
+/** Asks again until the condition holds; the test's own time limit ends it. */
+export async function eventually(holds: () => Promise<boolean>): Promise<void> {
+  while (!(await holds().catch(() => false))) await new Promise((resolve) => setTimeout(resolve, askAgainMs))
+}
+
 /** Machines in network namespaces on one switch: `s` serves, the others are laptops. */
 export class MeshRig {
   readonly prefix: string
   readonly dir: string
   readonly #machines: readonly string[]
-  #serve: ReturnType<typeof spawn> | undefined
+  readonly #serving = new Map<string, ReturnType<typeof spawn>>()
 
   constructor(prefix: string, dir: string, machines: readonly string[]) {
     this.prefix = prefix
@@ -63,12 +75,17 @@ export class MeshRig {
   }
 
   /** Starts `nsm serve` on machine `s` and gives the join text it printed. */
-  async serve(...args: string[]): Promise<string> {
-    const child = spawn('ip', ['netns', 'exec', `${this.prefix}-s`, program, 'serve', ...args], {
-      env: { ...process.env, ...this.#environment('s') },
+  serve(...args: string[]): Promise<string> {
+    return this.serveOn('s', ...args)
+  }
+
+  /** Starts `nsm serve` on a machine and gives the join text it printed. */
+  async serveOn(machine: string, ...args: string[]): Promise<string> {
+    const child = spawn('ip', ['netns', 'exec', `${this.prefix}-${machine}`, program, 'serve', ...args], {
+      env: { ...process.env, ...this.#environment(machine) },
       stdio: ['ignore', 'pipe', 'inherit'],
     })
-    this.#serve = child
+    this.#serving.set(machine, child)
     let said = ''
     for await (const chunk of child.stdout) {
       said += String(chunk)
@@ -77,9 +94,9 @@ export class MeshRig {
     return said
   }
 
-  /** Kills the server and waits until it is gone. */
-  async killServe(signal: NodeJS.Signals): Promise<void> {
-    const child = this.#serve
+  /** Kills the server of a machine and waits until it is gone. */
+  async killServe(signal: NodeJS.Signals, machine = 's'): Promise<void> {
+    const child = this.#serving.get(machine)
     if (!child || child.exitCode !== null || child.signalCode !== null) return
     const gone = new Promise((done) => child.once('exit', done))
     child.kill(signal)
@@ -93,9 +110,31 @@ export class MeshRig {
     return path
   }
 
-  /** A join file for one machine. */
-  async invite(name: string): Promise<string> {
-    return this.file(name, (await this.nsm('s', 'invite')).out)
+  /** A join file for one machine, from the server on another. */
+  async invite(name: string, server = 's'): Promise<string> {
+    return this.file(name, (await this.nsm(server, 'invite')).out)
+  }
+
+  /** What the background process of a machine says of its connections, without starting a program. */
+  async status(machine: string): Promise<StatusResult> {
+    const state = join(this.dir, machine)
+    const environment = { NSM_STATE_DIR: state, NSM_RUNTIME_DIR: join(state, 'run') }
+    const daemon = await connectDaemon(readSettings(environment, 0), { start: false })
+    try {
+      return await daemon.status()
+    } finally {
+      await daemon.close()
+    }
+  }
+
+  /** Drops or refuses what comes in on a machine; the result takes it back. */
+  async block(machine: string, rule: string): Promise<() => Promise<void>> {
+    const chain = '{ type filter hook input priority 0; }'
+    await this.inside(machine, 'nft', ['add table inet wall'])
+    await this.inside(machine, 'nft', [`add chain inet wall in ${chain}`])
+    const { code, err } = await this.inside(machine, 'nft', [`add rule inet wall in ${rule}`])
+    if (code !== 0) throw new NsmError('BUG', `nft: ${err}`, 'mend the rule')
+    return async () => void (await this.inside(machine, 'nft', ['delete table inet wall']))
   }
 
   /** Process id of the background process of a machine; undefined when none runs. */
@@ -121,7 +160,7 @@ export class MeshRig {
 
   /** Ends what runs in the namespaces and removes them. */
   async close(): Promise<void> {
-    await this.killServe('SIGTERM')
+    for (const machine of this.#serving.keys()) await this.killServe('SIGTERM', machine)
     for (const machine of this.#machines) {
       await this.nsm(machine, 'disconnect')
       const { out } = await this.#command('ip', ['netns', 'pids', `${this.prefix}-${machine}`])

@@ -1,0 +1,24 @@
+/** What a server is to serve. */
+export interface ServeSettings {
+  readonly service: string
+  readonly prefixes: readonly string[]
+  /** DNS domain of the members. */
+  readonly dnsDomain: string
+  /** `host:port` of gRPC. */
+  readonly listen: string
+  /** UDP port of WireGuard; 0 = any. */
+  readonly wireguardPort: number
+  /** Address or `address:port` at which clients reach this machine; its first global address by default. */
+  readonly advertise?: string
+  readonly stateDir: string
+  readonly runtimeDir: string
+  readonly trustDomain?: string
+  /** Length of a site's part of an IPv4 prefix; 24 by default. */
+  readonly siteLength?: number
+  /** Label `site` of the endpoint, by which members choose it; the host's name by default. */
+  readonly site?: string
+  /** SPIFFE IDs, or `spiffe://domain/path/*`, of managers and forwarders that may pass on requests of others. */
+  readonly relays?: readonly string[]
+  /** Makes this a further site of the network that gave it: that one's service, prefixes and domain count. */
+  readonly joinString?: string
+}

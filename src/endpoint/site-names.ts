@@ -1,0 +1,178 @@
+import { randomInt } from 'node:crypto'
+import type { Clock } from '../base/clock.ts'
+import { formatAddress, type IpAddress, parseAddress } from '../base/ip.ts'
+import { buildAnswer, parseQuery, responseCode } from '../dns/message.ts'
+import { answerPacket, dnsPort } from './gateway-dns.ts'
+import { buildUdp, parseUdp, type UdpDatagram } from './ip-packet.ts'
+import type { ZoneSource } from './zone.ts'
+
+/* A query to the gateway: our own zone answers. Only when it knows no such name, and the asker is no other site, the same
+ * question goes to the gateways of all other sites at once. The first positive answer wins; all "no such name" is "no such
+ * name"; anything else is SERVFAIL, since the one that was silent may know it. [NSM sdk vl3dns, dnsutils/fanout] */
+
+/** What the names of several sites are made from. */
+export interface SiteNamesParts {
+  readonly zone: ZoneSource
+  /** Name servers of the other sites; one address each. */
+  readonly others: () => readonly string[]
+  /** UDP port of the gateway at which answers of other sites arrive. */
+  readonly port: number
+  readonly send: (packet: Uint8Array) => void
+  readonly clock: Clock
+}
+
+/** Ours: longer than a round trip around the world, shorter than the first retry of usual resolvers (5 s). */
+const answerTimeoutMs = 1_500
+/** Ours: questions under way; beyond, the others wait for their own retry. */
+const pendingMax = 4_096
+
+interface Asked {
+  readonly datagram: UdpDatagram
+  readonly negative: Uint8Array
+  /** `gateway id` of the sites that have not answered. */
+  readonly open: Set<string>
+  readonly cancel: () => void
+  failed: boolean
+}
+
+/** A port for answers of other sites: none that has a meaning, and another one each time. */
+export function answerPort(): number {
+  return randomInt(20_000, 60_000)
+}
+
+/** The name server of a gateway that asks the other sites for names it does not know. */
+export class SiteNames {
+  readonly #parts: SiteNamesParts
+  readonly #asked = new Map<string, Asked>()
+
+  constructor(parts: SiteNamesParts) {
+    this.#parts = parts
+  }
+
+  /** Takes a raw IP packet to the gateway, a question or another site's answer. */
+  take(packet: Uint8Array): void {
+    const datagram = parseUdp(packet)
+    if (datagram?.destinationPort === this.#parts.port) this.#onAnswer(datagram)
+    else this.#onQuestion(packet, datagram)
+  }
+
+  /** True when the packet comes from another site's name server. */
+  isOther(packet: Uint8Array): boolean {
+    const datagram = parseUdp(packet)
+    return datagram !== undefined && this.#parts.others().includes(formatAddress(datagram.source))
+  }
+
+  /** Forgets the questions under way. */
+  stop(): void {
+    for (const { cancel } of this.#asked.values()) cancel()
+    this.#asked.clear()
+  }
+
+  #onQuestion(packet: Uint8Array, datagram: UdpDatagram | undefined): void {
+    const { zone, send } = this.#parts
+    const reply = answerPacket(zone, packet)
+    if (!reply) return
+    const gateways = datagram ? this.#toAsk(datagram, reply) : []
+    if (!datagram || gateways.length === 0) send(reply)
+    else this.#ask(datagram, gateways, reply)
+  }
+
+  /** Nobody for a name that is known here, for a question of another site, and when too much is asked. */
+  #toAsk(datagram: UdpDatagram, reply: Uint8Array): readonly IpAddress[] {
+    const answered = parseUdp(reply)
+    if (!answered || codeOf(answered.payload) !== responseCode.nameError) return []
+    const others = this.#parts.others()
+    if (others.includes(formatAddress(datagram.source))) return []
+    const gateways = others.map(parseAddress).filter(({ family }) => family === datagram.destination.family)
+    return this.#asked.size + gateways.length > pendingMax ? [] : gateways
+  }
+
+  #ask(datagram: UdpDatagram, gateways: readonly IpAddress[], negative: Uint8Array): void {
+    const { clock, send, port } = this.#parts
+    const cancel = clock.after(answerTimeoutMs, () => this.#fail(asked))
+    const asked: Asked = { datagram, negative, open: new Set(), cancel, failed: false }
+    const questions = gateways.map((gateway) => {
+      const id = this.#newId(gateway)
+      asked.open.add(keyOf(gateway, id))
+      this.#asked.set(keyOf(gateway, id), asked)
+      const addresses = { source: datagram.destination, sourcePort: port, destination: gateway }
+      return buildUdp({ ...addresses, destinationPort: dnsPort, payload: withId(datagram.payload, id) })
+    })
+    for (const question of questions) send(question)
+  }
+
+  #onAnswer(answer: UdpDatagram): void {
+    const { payload } = answer
+    if (answer.sourcePort !== dnsPort || payload.length < headerBytes || ((payload[2] ?? 0) & responseBit) === 0) return
+    const key = keyOf(answer.source, idOf(payload))
+    const asked = this.#asked.get(key)
+    if (!asked || !isSameQuestion(asked.datagram.payload, payload)) return
+    this.#asked.delete(key)
+    asked.open.delete(key)
+    const code = codeOf(payload)
+    if (code !== responseCode.noError && code !== responseCode.nameError) asked.failed = true
+    if (code === responseCode.noError) this.#finish(asked, withId(payload, idOf(asked.datagram.payload)))
+    else if (asked.open.size === 0 && asked.failed) this.#fail(asked)
+    else if (asked.open.size === 0) this.#end(asked, asked.negative)
+  }
+
+  #fail(asked: Asked): void {
+    const query = parseQuery(asked.datagram.payload)
+    const { serverFailure: rcode } = responseCode
+    if (query.kind !== 'query') this.#close(asked)
+    else this.#finish(asked, buildAnswer({ query, rcode, records: [], authoritative: false }))
+  }
+
+  #finish(asked: Asked, payload: Uint8Array): void {
+    const { source, sourcePort, destination, destinationPort } = asked.datagram
+    const addresses = { source: destination, sourcePort: destinationPort, destination: source }
+    this.#end(asked, buildUdp({ ...addresses, destinationPort: sourcePort, payload }))
+  }
+
+  #end(asked: Asked, packet: Uint8Array): void {
+    this.#close(asked)
+    this.#parts.send(packet)
+  }
+
+  #close(asked: Asked): void {
+    asked.cancel()
+    for (const key of asked.open) this.#asked.delete(key)
+  }
+
+  #newId(gateway: IpAddress): number {
+    let id = randomInt(65_536)
+    while (this.#asked.has(keyOf(gateway, id))) id = randomInt(65_536)
+    return id
+  }
+}
+
+/** [RFC 1035 4.1.1] */
+const headerBytes = 12
+const responseBit = 0x80
+
+function keyOf(gateway: IpAddress, id: number): string {
+  return `${formatAddress(gateway)} ${id}`
+}
+
+function idOf(message: Uint8Array): number {
+  return ((message[0] ?? 0) << 8) | (message[1] ?? 0)
+}
+
+function withId(message: Uint8Array, id: number): Uint8Array {
+  const copy = new Uint8Array(message)
+  copy[0] = id >> 8
+  copy[1] = id & 0xff
+  return copy
+}
+
+function codeOf(message: Uint8Array): number {
+  return (message[3] ?? 0) & 0x0f
+}
+
+/** The question of an answer is the one that was asked, letter by letter: the site copies it. */
+function isSameQuestion(question: Uint8Array, answer: Uint8Array): boolean {
+  const query = parseQuery(question)
+  if (query.kind !== 'query') return false
+  const asked = Buffer.from(question.subarray(headerBytes, query.questionEnd))
+  return asked.equals(answer.subarray(headerBytes, query.questionEnd))
+}

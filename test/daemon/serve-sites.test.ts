@@ -1,0 +1,113 @@
+import { join } from 'node:path'
+import { afterEach, describe, expect, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
+import { silentLog } from '../../src/base/log.ts'
+import { type RunningServe, type ServeSettings, startServe } from '../../src/daemon/serve.ts'
+import { inviteFromRunning } from '../../src/daemon/serve-admin.ts'
+import { Sessions } from '../../src/daemon/sessions.ts'
+import { createCsr } from '../../src/identity/csr.ts'
+import { parseJoinString } from '../../src/identity/join-string.ts'
+import { generateKey } from '../../src/identity/keys.ts'
+import { renewIdentity } from '../../src/nsm/exchange.ts'
+import { scratchDir } from '../support/scratch.ts'
+
+const running: RunningServe[] = []
+const { signal } = new AbortController()
+
+afterEach(async () => {
+  for (const serve of running.splice(0).reverse()) await serve.stop()
+})
+
+async function world() {
+  const dir = await scratchDir()
+  const settingsOf = (name: string, more: Partial<ServeSettings> = {}): ServeSettings => ({
+    service: 'blue',
+    prefixes: ['10.64.0.0/16', 'fd64::/64'],
+    dnsDomain: 'blue.nsm.internal',
+    listen: '127.0.0.1:0',
+    wireguardPort: 0,
+    stateDir: join(dir, name),
+    runtimeDir: join(dir, name, 'run'),
+    ...more,
+  })
+  const serve = async (name: string, more: Partial<ServeSettings> = {}) => {
+    const started = await startServe(settingsOf(name, more), silentLog, signal)
+    running.push(started)
+    return started
+  }
+  const inviteSite = (id = 'west') => inviteFromRunning(settingsOf('one'), { id, ttlMs: 60_000, endpoint: true })
+  const sessions = (machine: string) => {
+    const settings = { stateDir: join(dir, machine), runtimeDir: join(dir, machine, 'run'), resolvConf: join(dir, 'r') }
+    return new Sessions({ settings: { ...settings, logLevel: 'info' }, clock: systemClock, log: silentLog })
+  }
+  return { settingsOf, serve, inviteSite, sessions }
+}
+
+describe('a further site', () => {
+  test('serves the network of the first one with parts of its own, whatever its flags say', async () => {
+    const { serve, inviteSite } = await world()
+    const first = await serve('one')
+    const { joinString } = await inviteSite()
+    const second = await serve('two', { joinString, service: 'other', prefixes: ['10.99.0.0/16'] })
+    expect(first.info.parts).toEqual(['10.64.0.0/24', 'fd64::/80'])
+    expect(second.info).toMatchObject({
+      service: 'blue',
+      prefixes: ['10.64.0.0/16', 'fd64::/64'],
+      parts: ['10.64.1.0/24', 'fd64::1:0:0:0/80'],
+      endpointName: 'blue-vl3-west',
+      trustDomain: first.info.trustDomain,
+    })
+  })
+
+  test('keeps its identity and its parts over a restart without --join', async () => {
+    const { serve, inviteSite } = await world()
+    await serve('one')
+    const { joinString } = await inviteSite()
+    const before = await serve('two', { joinString })
+    await before.stop()
+    const after = await serve('two')
+    expect([after.info.parts, after.info.endpointName]).toEqual([before.info.parts, before.info.endpointName])
+  })
+
+  test('admits members with join strings of its own, and renews their identities', async () => {
+    const { serve, inviteSite, sessions, settingsOf } = await world()
+    await serve('one')
+    const second = await serve('two', { joinString: (await inviteSite()).joinString })
+    const invited = await inviteFromRunning(settingsOf('two'), { id: '/laptop/carol', ttlMs: 60_000 })
+    expect(parseJoinString(invited.joinString).port).toBe(second.info.port)
+    const laptop = sessions('laptop')
+    const { channel, source, registry } = await laptop.open({ joinString: invited.joinString }, signal)
+    expect(source.current().svid.spiffeId).toBe(`spiffe://${second.info.trustDomain}/laptop/carol`)
+    const wanted = { csr: createCsr(generateKey()), trustDomain: second.info.trustDomain }
+    expect((await renewIdentity(channel, wanted, signal)).spiffeId).toBe(invited.spiffeId)
+    const names = (await registry.findEndpoints({ networkServiceNames: ['blue'] }, signal)).map(({ name }) => name)
+    expect(names.toSorted()).toEqual(['blue-vl3', 'blue-vl3-west'])
+    await laptop.close()
+  })
+
+  test('is not made by the invitation of a member, and no member is by the invitation of a site', async () => {
+    const { serve, settingsOf } = await world()
+    const first = await serve('one')
+    await expect(serve('two', { joinString: first.joinString })).rejects.toMatchObject({ code: 'IDENTITY' })
+    const asMember = inviteFromRunning(settingsOf('one'), { id: '/site/east', ttlMs: 60_000 })
+    await expect(asMember).rejects.toMatchObject({ code: 'USAGE' })
+  })
+
+  test('does not invite further sites, and does not replace a network that the folder has', async () => {
+    const { serve, inviteSite, settingsOf } = await world()
+    await serve('one')
+    await serve('two', { joinString: (await inviteSite()).joinString })
+    const asked = inviteFromRunning(settingsOf('two'), { ttlMs: 60_000, endpoint: true })
+    await expect(asked).rejects.toMatchObject({ code: 'REFUSED' })
+    const third = await serve('three')
+    await third.stop()
+    const { joinString } = await inviteSite('north')
+    await expect(serve('three', { joinString })).rejects.toMatchObject({ code: 'CONFLICT' })
+  })
+
+  test.each(['West', 'a b', '/west', '-west', 'x'.repeat(33)])('cannot be named %j', async (id) => {
+    const { serve, inviteSite } = await world()
+    await serve('one')
+    await expect(inviteSite(id)).rejects.toMatchObject({ code: 'USAGE' })
+  })
+})
