@@ -1,5 +1,5 @@
-import { DatabaseSync } from 'node:sqlite'
 import type { Clock } from '../base/clock.ts'
+import { openDatabase } from '../base/database.ts'
 import { NsmError } from '../base/errors.ts'
 import { formatPrefix, type Prefix, parsePrefix } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
@@ -107,14 +107,7 @@ const schema = `CREATE TABLE site_prefixes (
   prefix TEXT PRIMARY KEY, owner TEXT NOT NULL, released_ms INTEGER) STRICT;`
 
 function openStore(path: string): Store {
-  const database = new DatabaseSync(path)
-  database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 2000')
-  const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version'])
-  if (version > schemaVersion) {
-    database.close()
-    throw new NsmError('CONFLICT', `${path} was written by a newer nsm (schema ${version})`, 'update nsm')
-  }
-  if (version === 0) database.exec(`BEGIN; ${schema} PRAGMA user_version = ${schemaVersion}; COMMIT`)
+  const database = openDatabase({ path, schema, schemaVersion })
   const put = database.prepare('INSERT INTO site_prefixes VALUES (?, ?, ?)')
   return {
     load: () =>

@@ -1,6 +1,5 @@
-import { closeSync, constants, openSync } from 'node:fs'
-import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
-import { NsmError } from '../base/errors.ts'
+import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
+import { openDatabase } from '../base/database.ts'
 import type { UnderlayAddress } from './members.ts'
 
 /** What one member was given, as kept on disk. Times are wall milliseconds. */
@@ -36,18 +35,11 @@ export interface EndpointStore {
   close(): void
 }
 
-/** Opens the SQLite file, made with mode 0600 because of the key in it; throws `CONFLICT` for another schema version. */
+/** Opens the SQLite file, private because of the key in it; throws `CONFLICT` for another schema version. */
 export function openEndpointStore(path: string): EndpointStore {
-  // SQLite gives its side files (-wal, -shm) the mode of the main file.
-  closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600))
-  const database = new DatabaseSync(path)
-  database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = ${busyTimeoutMs}`)
-  migrate(database, path)
-  return storeOver(database)
+  return storeOver(openDatabase({ path, schema, schemaVersion }))
 }
 
-/** Ours: another process that reads the file (a backup, an inspection) is waited for this long. */
-const busyTimeoutMs = 2_000
 /** Ours: raised with each change of the tables. */
 const schemaVersion = 1
 
@@ -59,26 +51,7 @@ const schema = `
     underlay_address TEXT, underlay_port INTEGER, released_ms INTEGER,
     PRIMARY KEY (service, spiffe_id, connection_id)
   ) STRICT;
-  CREATE TABLE endpoint_schema (version INTEGER NOT NULL) STRICT;
-  INSERT INTO endpoint_schema (version) VALUES (${schemaVersion});
 `
-
-/** The version lives in a table of its own, so that the file can be shared with other stores. */
-function migrate(database: DatabaseSync, path: string): void {
-  const known = database.prepare(`SELECT 1 FROM sqlite_master WHERE name = 'endpoint_schema'`).get()
-  if (!known) {
-    database.exec(`BEGIN; ${schema} COMMIT`)
-    return
-  }
-  const version = Number(database.prepare('SELECT version FROM endpoint_schema').get()?.['version'])
-  if (version === schemaVersion) return
-  database.close()
-  throw new NsmError(
-    'CONFLICT',
-    `${path} has schema version ${version}, this program writes ${schemaVersion}`,
-    'run the newer program, or remove the file (members get new addresses)',
-  )
-}
 
 function storeOver(database: DatabaseSync): EndpointStore {
   const readKey = database.prepare('SELECT private_key FROM endpoint_keys WHERE service = ?')

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { DatabaseSync } from 'node:sqlite'
+import { openDatabase } from '../base/database.ts'
 import { NsmError } from '../base/errors.ts'
 
 /** Join tokens: each gives one identity to whoever shows it first. Kept as hashes, so a stolen file admits nobody. */
@@ -21,8 +21,6 @@ export const joinTokenLifeMs = 900_000
 const schemaVersion = 1
 /** Ours: used and expired tokens are kept this long, so that a late use is told apart from a made-up token. */
 const rememberMs = 86_400_000
-/** Ours: how long a writer waits for another process that holds the file. */
-const busyTimeoutMs = 5_000
 const tokenBytes = 32
 
 const schema = `CREATE TABLE join_tokens (
@@ -30,7 +28,7 @@ const schema = `CREATE TABLE join_tokens (
 
 /** Opens or makes the file; `:memory:` keeps nothing. Throws `CONFLICT` for a file of a newer version. */
 export function openJoinTokens(path: string): JoinTokens {
-  const database = open(path)
+  const database = openDatabase({ path, schema, schemaVersion })
   const insert = database.prepare('INSERT INTO join_tokens VALUES (?, ?, ?, NULL)')
   const find = database.prepare('SELECT * FROM join_tokens WHERE token_hash = ?')
   const bind = database.prepare('UPDATE join_tokens SET key_hash = ? WHERE token_hash = ? AND key_hash IS NULL')
@@ -54,19 +52,6 @@ export function openJoinTokens(path: string): JoinTokens {
     },
     close: () => database.close(),
   }
-}
-
-function open(path: string): DatabaseSync {
-  const database = new DatabaseSync(path, { timeout: busyTimeoutMs })
-  database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL')
-  const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version'])
-  if (version === schemaVersion) return database
-  if (version !== 0) {
-    database.close()
-    throw new NsmError('CONFLICT', `${path} was written by a newer nsm (schema ${version})`, 'update nsm')
-  }
-  database.exec(`BEGIN; ${schema} PRAGMA user_version = ${schemaVersion}; COMMIT`)
-  return database
 }
 
 function hash(secret: string | Uint8Array): string {

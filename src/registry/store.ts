@@ -1,6 +1,6 @@
-import { DatabaseSync } from 'node:sqlite'
+import type { DatabaseSync } from 'node:sqlite'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
-import { NsmError } from '../base/errors.ts'
+import { openDatabase } from '../base/database.ts'
 import {
   type NetworkService,
   type NetworkServiceEndpoint,
@@ -36,8 +36,6 @@ export interface RegistryStore {
 
 /** Raise it with each change of the tables, and say in `open` how the older one becomes the newer. */
 const schemaVersion = 1
-/** Ours: how long a writer waits for another process that holds the file. */
-const busyTimeoutMs = 5_000
 
 const schema = `
   CREATE TABLE services (name TEXT PRIMARY KEY, owner TEXT NOT NULL, message BLOB NOT NULL) STRICT;
@@ -46,7 +44,7 @@ const schema = `
 
 /** Opens or makes the file; `:memory:` keeps nothing. Throws `CONFLICT` for a file of a newer version. */
 export function openRegistryStore(path: string): RegistryStore {
-  const database = open(path)
+  const database = openDatabase({ path, schema, schemaVersion })
   const services = loadAll(database, 'services', serviceOf)
   const endpoints = loadAll(database, 'endpoints', endpointOf)
   const putService = database.prepare(`INSERT INTO services VALUES (?, ?, ?)
@@ -86,19 +84,6 @@ export function openRegistryStore(path: string): RegistryStore {
 function loadAll<T>(database: DatabaseSync, table: string, read: (row: Row) => T): Map<string, T> {
   const rows: Row[] = database.prepare(`SELECT * FROM ${table} ORDER BY rowid`).all()
   return new Map(rows.map((row) => [String(row['name']), read(row)]))
-}
-
-function open(path: string): DatabaseSync {
-  const database = new DatabaseSync(path, { timeout: busyTimeoutMs })
-  database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL')
-  const version = Number(database.prepare('PRAGMA user_version').get()?.['user_version'])
-  if (version === schemaVersion) return database
-  if (version !== 0) {
-    database.close()
-    throw new NsmError('CONFLICT', `${path} was written by a newer nsm (schema ${version})`, 'update nsm')
-  }
-  database.exec(`BEGIN; ${schema} PRAGMA user_version = ${schemaVersion}; COMMIT`)
-  return database
 }
 
 type Row = Readonly<Record<string, unknown>>

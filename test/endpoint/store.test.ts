@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
 import { describe, expect, test } from 'vitest'
 import { type Lease, openEndpointStore } from '../../src/endpoint/store.ts'
 import { scratchDir } from '../support/scratch.ts'
@@ -41,26 +40,5 @@ describe('openEndpointStore', () => {
     expect([store.forgetReleased('blue', 99), store.forgetReleased('blue', 100)]).toEqual([0, 1])
     expect(store.leases('blue')).toEqual([])
     store.close()
-  })
-
-  test('lives in one file with tables of others', async () => {
-    const path = join(await scratchDir(), 'shared.db')
-    const other = new DatabaseSync(path)
-    other.exec('CREATE TABLE services (name TEXT); PRAGMA user_version = 7')
-    const store = openEndpointStore(path)
-    store.put('blue', lease)
-    expect(other.prepare('PRAGMA user_version').get()).toMatchObject({ user_version: 7 })
-    expect(store.leases('blue')).toEqual([lease])
-    store.close()
-    other.close()
-  })
-
-  test('refuses a file of another schema version', async () => {
-    const path = join(await scratchDir(), 'endpoint.db')
-    openEndpointStore(path).close()
-    const raw = new DatabaseSync(path)
-    raw.exec('UPDATE endpoint_schema SET version = 99')
-    raw.close()
-    expect(() => openEndpointStore(path)).toThrow('schema version 99')
   })
 })
