@@ -1,13 +1,19 @@
 import { constants } from 'node:os'
 import { errorText } from '../../src/ui/error-text.ts'
-import { openLab, whyNoLab } from './lab.ts'
+import { type Lab, openLab, whyNoLab } from './lab.ts'
+import { createRealSteps } from './real-steps.ts'
 import { Report } from './report.ts'
 import { createSteps } from './steps.ts'
+import { whyNoPeers } from './why-no-peers.ts'
 
-/** `npm run demo [-- --json]`: nsm at work on real packets; exits 0 only when each step held. */
+/**
+ * `npm run demo [-- --real] [--json]`: nsm at work on real packets, with `--real` against NSM's own programs; exits 0 only
+ * when each step held.
+ */
+const real = process.argv.includes('--real')
 const json = process.argv.includes('--json')
 const report = new Report(json ? () => {} : (line) => void process.stdout.write(`${line}\n`))
-const refused = await whyNoLab()
+const refused = (await whyNoLab()) ?? (real ? await whyNoPeers() : undefined)
 if (refused) {
   process.stdout.write(json ? `${JSON.stringify({ error: refused.toData() }, undefined, 2)}\n` : '')
   process.stderr.write(json ? '' : `${errorText(refused)}\nNothing was changed on this machine.\n`)
@@ -19,16 +25,21 @@ process.exit()
 
 async function showAll(): Promise<number> {
   report.say(
-    'One server, two laptops and a stranger, each a network namespace of its own. Nothing outside them changes.\n',
+    real
+      ? "NSM's own registry, manager, forwarder and endpoints, and nsm as their client, in a network namespace of their own.\n"
+      : 'One server, two laptops and a stranger, each a network namespace of its own. Nothing outside them changes.\n',
   )
   const stopped = whenStopped()
   const lab = await openLab({
     kind: 'nsm-demo',
-    machines: ['server', 'laptop-1', 'laptop-2', 'stranger'],
+    machines: real ? ['laptop'] : ['server', 'laptop-1', 'laptop-2', 'stranger'],
     nameserver: '192.0.2.1',
   })
   try {
-    const signalCode = await Promise.race([allSteps(createSteps(lab, import.meta.dirname)), stopped])
+    const signalCode = await Promise.race([
+      real ? realSteps(lab) : allSteps(createSteps(lab, import.meta.dirname)),
+      stopped,
+    ])
     if (signalCode !== undefined) return signalCode
   } finally {
     await lab.close()
@@ -80,4 +91,28 @@ async function allSteps(steps: ReturnType<typeof createSteps>): Promise<undefine
     )
   }
   await report.step('nsm serve ends on SIGTERM', steps.stopServer)
+}
+
+async function realSteps(lab: Lab): Promise<undefined> {
+  const steps = createRealSteps(lab.machine('laptop'), import.meta.dirname)
+  if (!(await report.step("NSM's registry, manager, forwarder, ICMP responder and vL3 endpoint", steps.start))) return
+  const services = ['vl3', 'icmp']
+  let joined = true
+  for (const service of services) {
+    joined =
+      (await report.step(`nsm connect ${service}, through manager and forwarder`, () => steps.connect(service))) &&
+      joined
+  }
+  if (joined) {
+    for (const service of services) {
+      await report.step(`ping the endpoint of ${service}`, () => steps.ping(service))
+      await report.step(`TCP to the endpoint of ${service} and back`, () => steps.echo(service))
+    }
+    await report.step('the own name, from the vL3 through the tunnel', () => steps.lookUp('vl3'))
+    await report.step('nsm status', steps.status)
+    await report.step('both leases are renewed', steps.refresh)
+    for (const service of services) await report.step(`ping ${service} again`, () => steps.ping(service))
+  }
+  await report.step('nsm disconnect puts addresses, routes and the resolver file back', steps.disconnect)
+  await report.step("NSM's programs end on SIGTERM", steps.stop)
 }

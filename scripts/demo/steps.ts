@@ -4,10 +4,11 @@ import { join } from 'node:path'
 import { NsmError } from '../../src/base/errors.ts'
 import type { ConnectionView, ConnectResult } from '../../src/daemon/protocol.ts'
 import { durationText } from '../../src/ui/duration.ts'
-import type { Ended, Lab, Machine } from './lab.ts'
+import type { Lab, Machine } from './lab.ts'
 import { differences, machineState } from './machine-state.ts'
 import { firstLines } from './output.ts'
 import type { StepOutcome } from './report.ts'
+import { bare, connectLines, lines, need } from './seen.ts'
 
 const service = 'my-networkservice-1'
 /** What each laptop types: the plain name, and NSM's own URL with an interface name. */
@@ -232,22 +233,6 @@ async function strangerPackets(input: {
   return { ok: answers === 0 && !reached.includes(true), seen }
 }
 
-function connectLines(result: ConnectResult, view: ConnectionView): string[] {
-  const steps = result.steps.map(({ phase, ms }) => `${phase} ${durationText(ms)}`).join(', ')
-  return [
-    `usable after ${durationText(result.totalMs)}: ${steps}`,
-    `interface ${view.interfaceName} with ${view.addresses.join(' ')}, mtu ${view.mtuBytes}`,
-    `routes    ${view.routes.join(' ')}`,
-    `DNS       ${view.dnsDomains.join(' ')} at ${view.dnsServers.join(' ')}; own name ${view.name ?? '-'}`,
-    `endpoint  ${view.endpoint} at ${view.endpointAddress}`,
-  ]
-}
-
-function need(ended: Ended): Ended {
-  if (ended.exitCode === 0) return ended
-  throw new NsmError('NOT_READY', `exit code ${ended.exitCode}: ${`${ended.err}${ended.out}`.trim()}`, '')
-}
-
 function viewOf(views: ReadonlyMap<string, ConnectionView>, name: string): ConnectionView {
   const view = views.get(name)
   if (!view) throw new NsmError('BUG', `${name} is not connected`, '')
@@ -257,12 +242,4 @@ function viewOf(views: ReadonlyMap<string, ConnectionView>, name: string): Conne
 /** The join string is a secret: its token is not shown. */
 function hideToken(text: string): string[] {
   return lines(text).map((line) => line.replace(/jt=[^&\s]+/, 'jt=...'))
-}
-
-function lines(text: string): string[] {
-  return text.split('\n').filter((line) => line.trim() !== '')
-}
-
-function bare(address: string | undefined): string {
-  return (address ?? '').replace(/\/.*/, '')
 }

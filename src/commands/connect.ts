@@ -13,7 +13,9 @@ export class Connect extends NsmCommand {
     'A service is written as Network Service Mesh writes it: [kernel://]service[@domain][/interface][?label=value].\n' +
     'Without an argument the services of NSM_NETWORK_SERVICES are joined. The connection stays up in the background.\n' +
     'A join string is read from a file, standard input or NSM_JOIN_STRING, never from an argument. The variables of\n' +
-    'cmd-nsc count where no flag is given: NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME.'
+    'cmd-nsc count where no flag is given: NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME, NODE_NAME, POD_NAME,\n' +
+    'CLUSTER_NAME, NSM_LOCAL_DNS_SERVER_ENABLED. Who this machine is: --join, else --svid, else --spiffe-socket, else what\n' +
+    'was joined before, else the SPIFFE agent at SPIFFE_ENDPOINT_SOCKET.'
   static override examples = [
     'nsm connect --join join.txt my-networkservice-1',
     'nsm connect kernel://my-networkservice-1/nsm-1?color=red my-networkservice-2',
@@ -36,6 +38,21 @@ export class Connect extends NsmCommand {
     svid: Flags.string({ helpValue: 'FILE', env: 'NSM_SVID', summary: 'SVID as PEM, leaf first' }),
     key: Flags.string({ helpValue: 'FILE', env: 'NSM_SVID_KEY', summary: "the SVID's private key as PEM" }),
     bundle: Flags.string({ helpValue: 'FILE', env: 'NSM_SVID_BUNDLE', summary: 'trust bundle as PEM' }),
+    'spiffe-socket': Flags.string({
+      helpValue: 'ADDRESS',
+      env: 'NSM_SPIFFE_SOCKET',
+      summary: 'SPIFFE agent that says who this machine is, unix:///path',
+    }),
+    'spiffe-hint': Flags.string({
+      helpValue: 'HINT',
+      env: 'NSM_SPIFFE_HINT',
+      summary: "the agent's identity with this hint, its first one when nothing is said",
+    }),
+    'spiffe-id': Flags.string({
+      helpValue: 'ID',
+      env: 'NSM_SPIFFE_ID',
+      summary: "the agent's identity with this SPIFFE ID",
+    }),
     label: Flags.string({
       multiple: true,
       multipleNonGreedy: true,

@@ -7,8 +7,17 @@ import { NsmCommand } from '../ui/nsm-command.ts'
 /** `nsm invite`: a join string from the server that runs on this machine. */
 export class Invite extends NsmCommand {
   static override description = 'The join string admits one machine, once. The output is a valid --join file.'
-  static override examples = ['nsm invite > join.txt', 'nsm invite --id laptop-7 --ttl 1h --json']
+  static override examples = [
+    'nsm invite > join.txt',
+    'nsm invite --id laptop-7 --ttl 1h --json',
+    'nsm invite --endpoint --id berlin > site.txt',
+  ]
   static override flags = {
+    endpoint: Flags.boolean({
+      default: false,
+      env: 'NSM_INVITE_ENDPOINT',
+      summary: 'admits a further server of the network: nsm serve --join FILE',
+    }),
     id: Flags.string({
       helpValue: 'NAME',
       env: 'NSM_INVITE_ID',
@@ -24,7 +33,11 @@ export class Invite extends NsmCommand {
 
   async run(): Promise<InviteResult> {
     const { flags } = await this.parse(Invite)
-    const wanted = { ttlMs: parseDurationMs(flags.ttl), ...(flags.id === undefined ? {} : { id: flags.id }) }
+    const wanted = {
+      ttlMs: parseDurationMs(flags.ttl),
+      ...(flags.id === undefined ? {} : { id: flags.id }),
+      ...(flags.endpoint ? { endpoint: true } : {}),
+    }
     const invited = await this.context.invite(this.context.settings, wanted)
     this.log(inviteText(invited))
     return invited

@@ -1,9 +1,12 @@
 import { once } from 'node:events'
 import * as Flags from '@oclif/core/flags'
 import { NsmError } from '../base/errors.ts'
-import type { ServeHandle, ServeRequest } from '../ui/command-context.ts'
+import type { ServeSettings } from '../daemon/serve-settings.ts'
+import type { ServeHandle } from '../ui/command-context.ts'
+import { readJoinString } from '../ui/credential-files.ts'
 import { type ServeResult, serveText } from '../ui/join-text.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
+import { serveRequest } from '../ui/serve-request.ts'
 
 /** `nsm serve`: the whole server side in this process, until a signal. */
 export class Serve extends NsmCommand {
@@ -13,6 +16,7 @@ export class Serve extends NsmCommand {
   static override examples = [
     'nsm serve > join.txt',
     'nsm serve --service blue --prefix 10.70.0.0/16 --prefix fd70::/64',
+    'nsm serve --join site.txt --site berlin',
   ]
   static override flags = {
     service: Flags.string({
@@ -62,13 +66,40 @@ export class Serve extends NsmCommand {
       env: 'NSM_TRUST_DOMAIN',
       summary: 'SPIFFE trust domain, made up on first use',
     }),
+    join: Flags.string({
+      helpValue: 'FILE',
+      env: 'NSM_SERVE_JOIN',
+      summary: 'join string of `nsm invite --endpoint`: makes this a further site of that network',
+    }),
+    site: Flags.string({
+      helpValue: 'NAME',
+      env: 'NSM_SITE',
+      summary: "value of the endpoint's label `site`, the host's name when nothing is said",
+    }),
+    'site-prefix-length': Flags.integer({
+      min: 8,
+      max: 30,
+      helpValue: 'BITS',
+      env: 'NSM_SITE_PREFIX_LENGTH',
+      summary: "length of each site's part of an IPv4 prefix, 24 when nothing is said",
+    }),
+    relay: Flags.string({
+      multiple: true,
+      multipleNonGreedy: true,
+      helpValue: 'ID',
+      env: 'NSM_RELAY',
+      summary: 'manager or forwarder that may pass on requests of others: its SPIFFE ID, or spiffe://domain/path/*',
+    }),
     verbose: Flags.boolean({ default: false, env: 'NSM_VERBOSE', summary: 'log what happens to standard error' }),
   }
 
   async run(): Promise<void> {
     const { flags } = await this.parse(Serve)
     const { settings, signal } = this.context
-    const request = serveRequest(flags, { stateDir: flags.state ?? settings.stateDir, runtimeDir: settings.runtimeDir })
+    const dirs = { stateDir: flags.state ?? settings.stateDir, runtimeDir: settings.runtimeDir }
+    const { readInput } = this.context
+    const joinString = flags.join === undefined ? undefined : await readJoinString(flags.join, readInput)
+    const request = { ...serveRequest(flags, dirs), ...(joinString === undefined ? {} : { joinString }) }
     const log = this.processLog(flags.verbose ? 'debug' : settings.logLevel === 'info' ? 'warn' : settings.logLevel)
     const running = await this.context.startServe(request, log, signal)
     try {
@@ -79,8 +110,9 @@ export class Serve extends NsmCommand {
     }
   }
 
-  #show(request: ServeRequest, running: ServeHandle): void {
-    const { service, prefixes, dnsDomain, listen, wireguardPort } = request
+  #show(request: ServeSettings, running: ServeHandle): void {
+    const { listen, wireguardPort } = request
+    const { service, prefixes, dnsDomain } = running.info ?? request
     const { joinString } = running
     const served: ServeResult = {
       apiVersion: 'nsm/serve/v1',
@@ -93,36 +125,6 @@ export class Serve extends NsmCommand {
     }
     if (this.jsonEnabled()) this.logJson(served)
     else this.log(serveText(served))
-  }
-}
-
-interface ServeFlags {
-  readonly service: string
-  readonly prefix?: readonly string[] | string | undefined
-  readonly 'dns-domain'?: string | undefined
-  readonly listen: string
-  readonly 'wireguard-port': number
-  readonly advertise?: string | undefined
-  readonly 'trust-domain'?: string | undefined
-}
-
-function serveRequest(
-  flags: ServeFlags,
-  dirs: { readonly stateDir: string; readonly runtimeDir: string },
-): ServeRequest {
-  const prefixes = [flags.prefix ?? []]
-    .flat()
-    .flatMap((text) => text.split(','))
-    .filter((text) => text !== '')
-  return {
-    ...dirs,
-    service: flags.service,
-    prefixes: prefixes.length === 0 ? ['10.64.0.0/16'] : prefixes,
-    dnsDomain: flags['dns-domain'] ?? `${flags.service}.nsm.internal`,
-    listen: flags.listen,
-    wireguardPort: flags['wireguard-port'],
-    ...(flags.advertise === undefined ? {} : { advertise: flags.advertise }),
-    ...(flags['trust-domain'] === undefined ? {} : { trustDomain: flags['trust-domain'] }),
   }
 }
 

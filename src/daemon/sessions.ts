@@ -18,7 +18,10 @@ import type { ConnectRequest } from './protocol.ts'
 import { openSession, type Session } from './session.ts'
 
 /** How a request says who asks and whom. */
-export type Credentials = Pick<ConnectRequest, 'joinString' | 'manager' | 'svidFiles' | 'workloadSocket' | 'workloadHint' | 'workloadId' | 'workloadFirst'>
+export type Credentials = Pick<
+  ConnectRequest,
+  'joinString' | 'manager' | 'svidFiles' | 'workloadSocket' | 'workloadHint' | 'workloadId' | 'workloadFirst'
+>
 
 /** Everything sessions are made from. */
 export interface SessionsParts {
@@ -62,7 +65,8 @@ export class Sessions {
     const { joinString, svidFiles, manager, workloadSocket, workloadFirst } = credentials
     const join = joinString === undefined ? undefined : parseJoinString(joinLine(joinString))
     if (!join && svidFiles) return this.#openFiles(svidFiles, manager)
-    if (!join && workloadFirst && workloadSocket !== undefined) return this.#openWorkload(credentials, workloadSocket, signal)
+    if (!join && workloadFirst && workloadSocket !== undefined)
+      return this.#openWorkload(credentials, workloadSocket, signal)
     const domain = join?.trustDomain ?? (await readPrivateFile(lastDomainPath(this.#parts.settings)))?.trim()
     if (!domain && workloadSocket !== undefined) return this.#openWorkload(credentials, workloadSocket, signal)
     if (!domain) throw noIdentity()

@@ -2,6 +2,7 @@ import type { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { Environment, Settings } from '../base/settings.ts'
 import type { DaemonApi } from '../daemon/protocol.ts'
+import type { ServeSettings } from '../daemon/serve-settings.ts'
 
 /** What a command gets from the process around it; tests give doubles. */
 export interface CommandContext {
@@ -22,7 +23,7 @@ export interface CommandContext {
   /** Opens the background process; `start` says whether one is started when none runs. */
   connectDaemon(settings: Settings, options: { readonly start: boolean }): Promise<DaemonConnection>
   /** Starts the server side in this process. */
-  startServe(settings: ServeRequest, log: Log, signal: AbortSignal): Promise<ServeHandle>
+  startServe(settings: ServeSettings, log: Log, signal: AbortSignal): Promise<ServeHandle>
   /** Asks the running server for a join string. */
   invite(
     settings: Settings,
@@ -34,25 +35,6 @@ export interface CommandContext {
 
 /** The background process as long as the command holds it. */
 export type DaemonConnection = DaemonApi & { close(): Promise<void> }
-
-/** What `nsm serve` asks for. */
-export interface ServeRequest {
-  readonly service: string
-  readonly prefixes: readonly string[]
-  readonly dnsDomain: string
-  readonly listen: string
-  readonly wireguardPort: number
-  readonly advertise?: string
-  readonly stateDir: string
-  readonly runtimeDir: string
-  readonly trustDomain?: string
-  /** Length of a site's part of an IPv4 prefix. */
-  readonly siteLength?: number
-  /** Label `site` of the endpoint. */
-  readonly site?: string
-  /** Of the network to join as a further site. */
-  readonly joinString?: string
-}
 
 /** A fresh single-use join string. */
 export interface InviteResult {

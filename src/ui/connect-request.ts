@@ -17,6 +17,9 @@ export interface ConnectFlags {
   readonly dns: string
   readonly timeout: string | undefined
   readonly name: string | undefined
+  readonly 'spiffe-socket'?: string | undefined
+  readonly 'spiffe-hint'?: string | undefined
+  readonly 'spiffe-id'?: string | undefined
 }
 
 /** What was read from files or standard input, never from an argument. */
@@ -41,7 +44,6 @@ export function connectRequest(input: {
 }): ConnectRequest {
   const { flags, environment } = input
   const manager = flags.manager ?? environment['NSM_CONNECT_TO']
-  const workloadSocket = environment['SPIFFE_ENDPOINT_SOCKET']
   const timeout = flags.timeout ?? environment['NSM_REQUEST_TIMEOUT'] ?? defaultTimeout
   return {
     services: wantedServices(input.services, environment),
@@ -54,11 +56,32 @@ export function connectRequest(input: {
     timeoutMs: parseDurationMs(timeout),
     ...input.secrets,
     ...(manager === undefined ? {} : { manager }),
-    ...(workloadSocket === undefined ? {} : { workloadSocket }),
+    ...workloadOf(flags, environment),
     ...(flags.interface === undefined ? {} : { interfaceName: flags.interface }),
     ...(flags.mtu === undefined ? {} : { mtuBytes: checkedMtu(flags.mtu) }),
     ...(flags.name === undefined ? {} : { name: flags.name }),
   }
+}
+
+type Workload = Pick<ConnectRequest, 'workloadSocket' | 'workloadHint' | 'workloadId' | 'workloadFirst'>
+
+/** A flag of the SPIFFE agent, unlike its variable, says that the agent's identity is wanted and no stored one. */
+function workloadOf(flags: ConnectFlags, environment: Environment): Workload {
+  const { 'spiffe-socket': socket, 'spiffe-hint': hint, 'spiffe-id': id } = flags
+  const workloadSocket = socket ?? (environment['SPIFFE_ENDPOINT_SOCKET'] || undefined)
+  const isAsked = socket !== undefined || hint !== undefined || id !== undefined
+  if (workloadSocket === undefined) return isAsked ? noSocket() : {}
+  return {
+    workloadSocket,
+    ...(hint === undefined ? {} : { workloadHint: hint }),
+    ...(id === undefined ? {} : { workloadId: id }),
+    ...(isAsked ? { workloadFirst: true } : {}),
+  }
+}
+
+function noSocket(): never {
+  const next = '--spiffe-socket unix:///path/to/agent.sock, or set SPIFFE_ENDPOINT_SOCKET'
+  throw new NsmError('USAGE', 'nothing says where the SPIFFE agent listens', next)
 }
 
 /** [NSM sdk clientinfo] Labels that say where a client runs; what is not set is left out, and --name says it better. */

@@ -1,6 +1,6 @@
 import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parsePrefix, prefixesOverlap } from '../base/ip.ts'
-import type { ServeRequest } from './command-context.ts'
+import type { ServeSettings } from '../daemon/serve-settings.ts'
 
 /** The flags of `nsm serve` as they were typed. A list from the environment arrives as one text. */
 export interface ServeFlags {
@@ -13,13 +13,14 @@ export interface ServeFlags {
   readonly 'trust-domain'?: string | undefined
   readonly site?: string | undefined
   readonly 'site-prefix-length'?: number | undefined
+  readonly relay?: readonly string[] | string | undefined
 }
 
 /** Builds what `nsm serve` runs with; throws `USAGE` for a name or prefix that no member could use. */
 export function serveRequest(
   flags: ServeFlags,
   dirs: { readonly stateDir: string; readonly runtimeDir: string },
-): ServeRequest {
+): ServeSettings {
   const service = checkedService(flags.service)
   return {
     ...dirs,
@@ -32,6 +33,7 @@ export function serveRequest(
     ...(flags['trust-domain'] === undefined ? {} : { trustDomain: flags['trust-domain'] }),
     ...(flags.site === undefined ? {} : { site: flags.site }),
     ...(flags['site-prefix-length'] === undefined ? {} : { siteLength: flags['site-prefix-length'] }),
+    ...(flags.relay === undefined ? {} : { relays: relaysOf(flags.relay) }),
   }
 }
 
@@ -61,11 +63,7 @@ const unusable = ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3', '
 )
 
 function prefixesOf(flag: ServeFlags['prefix']): readonly string[] {
-  const given = [flag ?? []]
-    .flat()
-    .flatMap((text) => text.split(','))
-    .map((text) => text.trim())
-    .filter((text) => text !== '')
+  const given = listOf(flag)
   for (const prefix of given.map(parsePrefix)) {
     const found = unusable.find((other) => prefixesOverlap(other, prefix))
     if (!found) continue
@@ -73,4 +71,24 @@ function prefixesOf(flag: ServeFlags['prefix']): readonly string[] {
     throw new NsmError('USAGE', text, 'choose a private prefix, like 10.64.0.0/16 or fd64::/64')
   }
   return given.length === 0 ? ['10.64.0.0/16'] : given
+}
+
+/** [SPIFFE ID 2] A workload's ID, or everything below a path; a whole trust domain would let each member be a relay. */
+const relayForm = /^spiffe:\/\/[a-z0-9._-]{1,255}(\/[A-Za-z0-9._-]+)+(\/\*)?$/
+
+function relaysOf(flag: ServeFlags['relay']): readonly string[] {
+  const given = listOf(flag)
+  const wrong = given.find((id) => !relayForm.test(id))
+  if (wrong === undefined) return given
+  const text = `${JSON.stringify(wrong.slice(0, 80))} cannot name a relay`
+  throw new NsmError('USAGE', text, 'write its SPIFFE ID, or spiffe://domain/path/* for everything below a path')
+}
+
+/** A repeated flag, or the comma-separated text of its variable. */
+function listOf(flag: readonly string[] | string | undefined): readonly string[] {
+  return [flag ?? []]
+    .flat()
+    .flatMap((text) => text.split(','))
+    .map((text) => text.trim())
+    .filter((text) => text !== '')
 }

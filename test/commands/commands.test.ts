@@ -103,6 +103,17 @@ describe('connect', () => {
     })
   })
 
+  test('hands over where the SPIFFE agent listens and which of its identities is wanted', async () => {
+    const environment = { SPIFFE_ENDPOINT_SOCKET: 'unix:///agent.sock' }
+    const { call } = await run(['connect', 'a', '--spiffe-hint', 'blue', '--spiffe-id', 'spiffe://a/b'], {
+      environment,
+    })
+    expect(call('connect')).toMatchObject({
+      ...{ workloadSocket: 'unix:///agent.sock', workloadFirst: true },
+      ...{ workloadHint: 'blue', workloadId: 'spiffe://a/b' },
+    })
+  })
+
   test('takes the join string out of a file with lines for people, from standard input and from the environment', async () => {
     const joinString = 'nsm://192.0.2.1:5001/?td=a.internal&pin=sha256-x&jt=secret'
     const text = `# on another machine\n${joinString}\n`
@@ -148,6 +159,13 @@ describe('connect', () => {
     [['connect', 'a', '--dns-mode', 'loud'], '"loud" is not a DNS mode'],
     [['connect', 'a', '--dns', 'print'], 'Expected --dns=print to be one of: auto, off'],
     [['connect', 'a', '--mtu', 'big'], 'Expected an integer'],
+    [['connect', 'a', '--mtu', '1279'], 'an MTU of 1279 bytes'],
+    [['connect', 'a', '--mtu', '9001'], 'an MTU of 9001 bytes'],
+    [['serve', '--service', 'a b'], 'cannot name a network service'],
+    [['serve', '--dns-domain', 'a..b'], "cannot be the domain of the members' names"],
+    [['serve', '--prefix', '127.0.0.0/8'], 'which no member can use'],
+    [['serve', '--relay', 'spiffe://a/*'], 'cannot name a relay'],
+    [['connect', 'a', '--spiffe-id', 'spiffe://a/b'], 'nothing says where the SPIFFE agent listens'],
     [['connect', 'a', '--join', '/nowhere/join.txt'], '/nowhere/join.txt cannot be read'],
     [['connect', 'a', '--join', '-'], 'standard input holds no join string'],
     [['connect', 'a', '--svid', '/dev/null'], '--key is missing'],
@@ -234,7 +252,8 @@ describe('serve', () => {
       stop: async () => void stopped++,
     }
     const { context, recorded } = fakeContext({ serve, signal: stop.signal })
-    const running = runCommandLine(['serve', '--prefix', '10.70.0.0/16', '--prefix', 'fd70::/64'], context)
+    const relays = ['--relay', 'spiffe://a/nsmgr', '--relay', 'spiffe://a/system/*']
+    const running = runCommandLine(['serve', '--prefix', '10.70.0.0/16', '--prefix', 'fd70::/64', ...relays], context)
     await vi.waitFor(() => expect(recorded.out).toHaveLength(1))
     const lines = (recorded.out[0] ?? '').split('\n')
     expect(lines.filter((line) => !line.startsWith('#'))).toEqual(['nsm://192.0.2.1:5001/?jt=x'])
@@ -248,6 +267,7 @@ describe('serve', () => {
       dnsDomain: 'my-networkservice-1.nsm.internal',
       listen: '0.0.0.0:5001',
       wireguardPort: 51820,
+      relays: ['spiffe://a/nsmgr', 'spiffe://a/system/*'],
     })
   })
 

@@ -68,7 +68,7 @@ describe('Sessions.open', () => {
     expect([first.url, calls()]).toEqual(['tcp://127.0.0.1:5001', 1])
   })
 
-  test('prefers what was joined before to the agent', async () => {
+  test('prefers what was joined before to the agent, unless that was asked for by name', async () => {
     const dir = await scratchDir()
     const { sessions, settings } = await sessionsIn(dir)
     const { socket, calls } = await agent(dir)
@@ -76,6 +76,17 @@ describe('Sessions.open', () => {
     await writeFile(lastDomainPath(settings), 'home.internal\n', { mode: 0o600 })
     await expect(sessions.open({ workloadSocket: socket, manager }, signal)).rejects.toMatchObject({ code: 'IDENTITY' })
     expect(calls()).toBe(0)
+    const asked = await sessions.open({ workloadSocket: socket, workloadFirst: true, manager }, signal)
+    expect(asked.source.current().svid.spiffeId).toBe('spiffe://a.example/laptop')
+  })
+
+  test("takes the agent's identity that was asked for", async () => {
+    const dir = await scratchDir()
+    const { sessions } = await sessionsIn(dir)
+    const { socket: workloadSocket } = await agent(dir)
+    const workloadId = 'spiffe://a.example/laptop'
+    const session = await sessions.open({ workloadSocket, workloadId, manager }, signal)
+    expect(session.source.current().svid.spiffeId).toBe(workloadId)
   })
 
   test.each([

@@ -94,4 +94,18 @@ describe('Members', () => {
     members.remove(after)
     expect(members.countOf(after.spiffeId)).toBe(0)
   })
+
+  test('countOf tells the workloads of a relay apart, and not an identity that names itself', () => {
+    const members = new Members()
+    const put = (connectionId: string, origin?: string) => members.put({ ...member({ connectionId }), origin })
+    const { spiffeId } = member({})
+    put('a', 'spiffe://example.org/pod-1')
+    put('b', 'spiffe://example.org/pod-2')
+    put('c')
+    put('d', spiffeId)
+    const countOf = (origin?: string) => members.countOf(spiffeId, origin)
+    expect([countOf('spiffe://example.org/pod-1'), countOf('spiffe://example.org/pod-2'), countOf()]).toEqual([1, 1, 2])
+    put('a')
+    expect([countOf('spiffe://example.org/pod-1'), countOf()]).toEqual([0, 3])
+  })
 })

@@ -20,12 +20,20 @@ export interface SpireBinaries {
   readonly agent: string
 }
 
+/** Both programs when they were built before. */
+export function builtSpire(): SpireBinaries | undefined {
+  const server = join(cache, `spire-${version}-server`)
+  const agent = join(cache, `spire-${version}-agent`)
+  return existsSync(server) && existsSync(agent) ? { server, agent } : undefined
+}
+
 /** Builds SPIRE inside its own module, so that its own list of checksums holds for everything in it. */
 export async function buildSpire(): Promise<SpireBinaries> {
   mkdirSync(cache, { recursive: true })
   const server = join(cache, `spire-${version}-server`)
   const agent = join(cache, `spire-${version}-agent`)
-  if (existsSync(server) && existsSync(agent)) return { server, agent }
+  const built = builtSpire()
+  if (built) return built
   const { stdout } = await run('go', ['mod', 'download', '-json', `github.com/spiffe/spire@v${version}`], {
     cwd: tmpdir(),
   })

@@ -55,6 +55,22 @@ describe('serveRequest', () => {
     expect(() => build({ prefix })).toThrowError(usage(`reaches into ${into}`))
   })
 
+  test('takes relays from repeated flags and from one text with commas', () => {
+    const relays = ['spiffe://cluster.example/ns/nsm-system/*', 'spiffe://cluster.example/forwarder']
+    expect(build({ relay: relays }).relays).toEqual(relays)
+    expect(build({ relay: relays.join(', ') }).relays).toEqual(relays)
+  })
+
+  test.each([
+    'spiffe://cluster.example/*',
+    'spiffe://cluster.example',
+    'nsmgr',
+    '*',
+    'spiffe://a/b*',
+    'spiffe://a//b',
+    'spiffe://A/b',
+  ])('refuses the relay %s', (relay) => expect(() => build({ relay })).toThrowError(usage('cannot name a relay')))
+
   test.each(['10.0.0.0/33', 'nonsense', '10.0.0/8'])('refuses the prefix %s, which is none', (prefix) => {
     expect(() => build({ prefix })).toThrowError(usage('is not an IP'))
   })
