@@ -5,11 +5,12 @@ import { keepsLimit } from './figures.ts'
 import { machineFacts } from './machine.ts'
 import type { BenchSection } from './section.ts'
 
-/** `npm run bench [tunnel|dns|connect ...] [--json] [--runs N]`: a table, then one JSON document. */
+/** `npm run bench [tunnel|dns|connect|control ...] [--json] [--runs N]`: a table, then one JSON document. */
 const sections: Readonly<Record<string, (options: { readonly runs: number }) => Promise<BenchSection>>> = {
   tunnel: async (options) => (await import('./tunnel.ts')).benchTunnel(options),
   dns: async (options) => (await import('./dns.ts')).benchDns(options),
   connect: async (options) => (await import('./connect.ts')).benchConnect(options),
+  control: async (options) => (await import('./control.ts')).benchControl(options),
 }
 
 const args = process.argv.slice(2)

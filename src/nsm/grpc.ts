@@ -8,6 +8,7 @@ import {
   type sendUnaryData,
   type UntypedHandleCall,
 } from '@grpc/grpc-js'
+import { NsmError } from '../base/errors.ts'
 import { toGrpcStatus } from './grpc-errors.ts'
 import type { OwnHop, PeerContext } from './peer.ts'
 import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
@@ -166,9 +167,12 @@ function bindUnary<I extends DescMessage, O extends DescMessage>(
   }
 }
 
+/** One for all calls: grpc-js ends most of them with "cancelled", and the default reason takes a stack trace each time. */
+const callerGone = new NsmError('UNREACHABLE', 'the caller went away', 'call again')
+
 function callOf(call: ServerCall, origin: CallOrigin): Call {
   const gone = new AbortController()
-  call.on('cancelled', () => gone.abort())
+  call.on('cancelled', () => gone.abort(callerGone))
   return {
     ...origin,
     signal: gone.signal,

@@ -11,7 +11,14 @@ import { startVisit, type Visit } from './anonymous-visit.ts'
 import { type CallOrigin, lastText, type MethodBinding, type ServerCall } from './grpc.ts'
 import { healthService } from './health.ts'
 import { messageMaxBytes, metadataMaxBytes, streamsPerConnectionMax, tokenMaxCharacters } from './limits.ts'
-import { type OwnHop, type PeerContext, tokenExpiresMetadataKey, tokenLifetimeMs, tokenMetadataKey } from './peer.ts'
+import {
+  type HopToken,
+  type OwnHop,
+  type PeerContext,
+  tokenExpiresMetadataKey,
+  tokenLifetimeMs,
+  tokenMetadataKey,
+} from './peer.ts'
 import { isNamed } from './policies.ts'
 
 /** A running server; `address` and `port` are where it listens. */
@@ -71,7 +78,7 @@ export async function startNsmServer(settings: NsmServerSettings): Promise<NsmSe
       const localAddress = plainAddress(socket.localAddress)
       const key = connectionKey(socket.remoteAddress, socket.remotePort)
       const visit = peer ? undefined : startVisit(settings.clock, () => socket.destroy())
-      connections.add(key, { peer, own, address, localAddress, visit })
+      connections.add(key, { peer, own: ownHop(own, peer, settings.clock), address, localAddress, visit })
       socket.once('close', () => {
         connections.remove(key)
         visit?.end()
@@ -106,8 +113,8 @@ function addServices(grpc: Server, connections: Connections, methods: readonly M
 
 interface Connection {
   readonly peer: PeerIdentity | undefined
-  /** The SVID this peer saw in its handshake. */
-  readonly own: Svid
+  /** Signs with the SVID this peer saw in its handshake. */
+  readonly own: OwnHop
   readonly address: string
   readonly localAddress: string
   /** The time limits of a caller without a certificate. */
@@ -151,7 +158,7 @@ class Connections {
 
   #originOf(connection: Connection, call: ServerCall): CallOrigin {
     const { peer, own, address } = connection
-    return { own: ownHop(own, peer, this.#clock), address, peer: peer && this.#contextOf(connection, peer, call) }
+    return { own, address, peer: peer && this.#contextOf(connection, peer, call) }
   }
 
   #contextOf(connection: Connection, peer: PeerIdentity, call: ServerCall): PeerContext {
@@ -178,13 +185,24 @@ function callerToken(call: ServerCall): Pick<PeerContext, 'token' | 'tokenExpire
   return { token, tokenExpiresMs }
 }
 
+/** Ours: a token is signed anew when it is this much older; signing was a seventh of the cost of a request. */
+const tokenReuseMs = 5_000
+/** Ours: audiences of one connection, the peer and the endpoints behind us. */
+const audiencesMax = 8
+
 function ownHop(own: Svid, peer: PeerIdentity | undefined, clock: Clock): OwnHop {
+  const signed = new Map<string, HopToken>()
   return {
     spiffeId: own.spiffeId,
     token(audience) {
       const peerEndMs = peer?.notAfterMs ?? Number.POSITIVE_INFINITY
       const expiresMs = Math.min(clock.wallMs() + tokenLifetimeMs, own.notAfterMs, peerEndMs)
-      return { token: signToken({ svid: own, audience, expiresMs }), expiresMs }
+      const known = signed.get(audience)
+      if (known && expiresMs >= known.expiresMs && expiresMs - known.expiresMs < tokenReuseMs) return known
+      const fresh = { token: signToken({ svid: own, audience, expiresMs }), expiresMs }
+      if (signed.size >= audiencesMax) signed.clear()
+      signed.set(audience, fresh)
+      return fresh
     },
   }
 }
