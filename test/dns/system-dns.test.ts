@@ -254,8 +254,10 @@ describe('installSystemDns', () => {
   test('after a power loss between journal and change finds nothing to do and says nothing', async () => {
     const settings = await settingsIn(await scratchDir())
     await writeFile(settings.resolvConf, original)
-    await installSystemDns(settings)
-    await writeFile(settings.resolvConf, original)
+    const system = await installSystemDns(settings)
+    const journal = await readFile(settings.journalPath)
+    await system.restore()
+    await writeFile(settings.journalPath, journal, { mode: 0o600 })
     await writeFile(`${settings.resolvConf}.nsm-${process.pid}`, 'half a fi')
     const warn = vi.fn()
     const log = { ...silentLog, warn }
