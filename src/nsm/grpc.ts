@@ -100,16 +100,8 @@ export function serverStream<I extends DescMessage, O extends DescMessage>(
     name: method.name,
     definition: methodDefinition(method),
     implement: ({ verified }) => {
-      return async (stream: ServerWritableStream<MessageShape<I>, MessageInitShape<O>>) => {
-        try {
-          const origin = verified(stream)
-          const call = { ...callOf(stream, origin), peer: origin.peer }
-          for await (const message of handler(stream.request, call)) await write(stream, message, call.signal)
-          stream.end()
-        } catch (error) {
-          stream.emit('error', toGrpcStatus(error))
-        }
-      }
+      return (stream: ServerWritableStream<MessageShape<I>, MessageInitShape<O>>) =>
+        answerAll(stream, verified, (call) => handler(stream.request, call))
     },
   }
 }
@@ -124,24 +116,30 @@ export function duplexStream<I extends DescMessage, O extends DescMessage>(
     name: method.name,
     definition: methodDefinition(method),
     implement: ({ verified }) => {
-      return async (stream: ServerDuplexStream<MessageShape<I>, MessageInitShape<O>>) => {
-        try {
-          const origin = verified(stream)
-          const call = { ...callOf(stream, origin), peer: origin.peer }
-          // A handler that stops reading, as one that refuses does, still has its status to send.
-          const requests = stream.iterator({ destroyOnReturn: false })
-          for await (const message of handler(requests, call)) await write(stream, message, call.signal)
-          if (!stream.destroyed) stream.end()
-        } catch (error) {
-          // grpc-js ends a stream for each of its errors, and ending a destroyed one is an error: it would never stop.
-          if (!stream.destroyed) stream.emit('error', toGrpcStatus(error))
-        }
-      }
+      return (stream: ServerDuplexStream<MessageShape<I>, MessageInitShape<O>>) =>
+        // A handler that stops reading, as one that refuses does, still has its status to send.
+        answerAll(stream, verified, (call) => handler(stream.iterator({ destroyOnReturn: false }), call))
     },
   }
 }
 
 type Origins = Parameters<MethodBinding['implement']>[0]
+
+async function answerAll<I, O>(
+  stream: ServerWritableStream<I, O> | ServerDuplexStream<I, O>,
+  verified: Origins['verified'],
+  answers: (call: PeerCall) => AsyncIterable<O>,
+): Promise<void> {
+  try {
+    const origin = verified(stream)
+    const call = { ...callOf(stream, origin), peer: origin.peer }
+    for await (const message of answers(call)) await write(stream, message, call.signal)
+    if (!stream.destroyed) stream.end()
+  } catch (error) {
+    // grpc-js ends a stream for each of its errors, and ending a destroyed one is an error: it would never stop.
+    if (!stream.destroyed) stream.emit('error', toGrpcStatus(error))
+  }
+}
 
 function bindUnary<I extends DescMessage, O extends DescMessage>(
   method: UnaryMethod<I, O>,

@@ -10,9 +10,6 @@ import { messageMaxBytes } from './limits.ts'
 import { addressText } from './line.ts'
 import { methodDefinition } from './service-definition.ts'
 
-/** The environment variable with the address of the Workload API [SPIFFE Workload Endpoint 4]. */
-export const endpointSocketVariable = 'SPIFFE_ENDPOINT_SOCKET'
-
 /**
  * The identity that a SPIFFE agent of this machine gives, kept up to date. Resolves with the first one; throws `IDENTITY`
  * when none comes within 30 s, and `USAGE` for an address that is none or a socket that is no Workload API.

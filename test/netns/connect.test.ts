@@ -1,10 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { eventually, MeshRig, whyNotHere } from './mesh-rig.ts'
+import { eventually, MeshRig, nameOf, service, tcpThrough, whyNotHere } from './mesh-rig.ts'
 
 const why = whyNotHere()
-const service = 'my-networkservice-1'
-const nameOf = (machine: string) => `${machine}.${service}.nsm.internal`
 
 describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped, ${why}` : ''}`, () => {
   let rig: MeshRig
@@ -137,16 +135,3 @@ describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped,
     expect(await rig.fingerprint('a')).toBe(untouched)
   })
 })
-
-/** Connects from one machine to another through the tunnel by name; gives the address the other side saw. */
-async function tcpThrough(rig: MeshRig, from: string, to: string): Promise<string> {
-  const server = `const s = require('node:net').createServer((c) => { c.end(c.remoteAddress.replace('::ffff:', '')); s.close() })
-    s.listen(8080)`
-  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${nameOf(to)}')
-    c.on('data', (d) => process.stdout.write(d)); c.on('error', () => n++ < 50 && setTimeout(dial, 100)) }; dial()`
-  const [, answer] = await Promise.all([
-    rig.inside(to, process.execPath, ['-e', server]),
-    rig.inside(from, process.execPath, ['-e', client]),
-  ])
-  return answer.out
-}

@@ -199,3 +199,20 @@ export class MeshRig {
     })
   }
 }
+
+/** The embedded default service and a machine's name in it. */
+export const service = 'my-networkservice-1'
+export const nameOf = (machine: string) => `${machine}.${service}.nsm.internal`
+
+/** Connects from one machine to another through the tunnel by name; gives the address the other side saw. */
+export async function tcpThrough(rig: MeshRig, from: string, to: string): Promise<string> {
+  const server = `const s = require('node:net').createServer((c) => { c.end(c.remoteAddress.replace('::ffff:', '')); s.close() })
+    s.listen(8080)`
+  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${nameOf(to)}')
+    c.on('data', (d) => process.stdout.write(d)); c.on('error', () => n++ < 50 && setTimeout(dial, 100)) }; dial()`
+  const [, answer] = await Promise.all([
+    rig.inside(to, process.execPath, ['-e', server]),
+    rig.inside(from, process.execPath, ['-e', client]),
+  ])
+  return answer.out
+}

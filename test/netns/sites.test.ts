@@ -1,9 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { eventually, MeshRig, whyNotHere } from './mesh-rig.ts'
+import { eventually, MeshRig, nameOf, service, tcpThrough, whyNotHere } from './mesh-rig.ts'
 
 const why = whyNotHere()
-const service = 'my-networkservice-1'
-const nameOf = (machine: string) => `${machine}.${service}.nsm.internal`
 
 /** Members with the site whose server admitted them; `d` was admitted by the first site and asks for the second. */
 const members = ['a', 'b', 'c', 'd'] as const
@@ -136,17 +134,4 @@ describe.skipIf(why !== undefined)(`one vL3 of two sites in namespaces${why ? `:
 
 function lookup(name: string): string {
   return `require('node:dns').lookup('${name}', (e, address) => process.stdout.write(e ? e.code : address))`
-}
-
-/** Connects from one machine to another through the tunnel by name; gives the address the other side saw. */
-async function tcpThrough(rig: MeshRig, from: string, to: string): Promise<string> {
-  const server = `const s = require('node:net').createServer((c) => { c.end(c.remoteAddress.replace('::ffff:', '')); s.close() })
-    s.listen(8080)`
-  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${nameOf(to)}')
-    c.on('data', (d) => process.stdout.write(d)); c.on('error', () => n++ < 50 && setTimeout(dial, 100)) }; dial()`
-  const [, answer] = await Promise.all([
-    rig.inside(to, process.execPath, ['-e', server]),
-    rig.inside(from, process.execPath, ['-e', client]),
-  ])
-  return answer.out
 }
