@@ -20,13 +20,10 @@ export { generatePrivateKey, publicKeyOf } from './keys.ts'
  * Outputs are borrowed: the next call overwrites them. Inputs belong to the engine until `result.more` is false. */
 
 /**
- * 16 words of 32 bits: [0] byte offset of the data, [1] bytes, [2] segment bytes (0 = one datagram), [3] peer handle,
- * [4] sockaddr bytes (16 or 28), [5..11] Linux sockaddr_in / sockaddr_in6, rest reserved.
+ * 16 words of 32 bits: [0] byte offset of the data, [1] bytes, [2] segment bytes (0 = one datagram), [3] peer handle
+ * (0xffff_ffff for an answer to somebody who is no peer: a cookie reply), [4] sockaddr bytes (16 or 28), [5..11] Linux sockaddr_in / sockaddr_in6, rest reserved.
  */
 export const descriptorWords = 16
-
-/** Peer word of an answer to somebody who is no peer: a cookie reply. */
-export const noPeer = 0xffff_ffff
 
 /** `member`: inner packets go to a TUN device. `hub`: they are routed from peer to peer. */
 export type EngineKind = 'member' | 'hub'
