@@ -19,6 +19,15 @@ export const systemClock: Clock = {
   },
 }
 
+/** The clock of the machine whose timers keep the process alive. */
+export const keepingClock: Clock = {
+  ...systemClock,
+  after(delayMs, action) {
+    const timer = setTimeout(action, Math.min(Math.max(delayMs, 0), timerMaxMs))
+    return () => clearTimeout(timer)
+  },
+}
+
 /** Node's limit: a longer delay fires at once. 2^31 - 1 ms = 24.8 days. */
 const timerMaxMs = 2_147_483_647
 

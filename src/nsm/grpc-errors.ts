@@ -1,5 +1,6 @@
-import { Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import { type Metadata, type ServiceError, status } from '@grpc/grpc-js'
 import { type ErrorCode, NsmError, toNsmError } from '../base/errors.ts'
+import type { GrpcStatus } from './grpc-status.ts'
 
 /* The one place where gRPC status and our codes meet. Other NSM programs answer most failures with code Unknown and a
  * nested text, so their texts are recognised by fragment; our own servers also say our code in the trailers. */
@@ -39,20 +40,11 @@ const systemTexts: Readonly<Record<string, string>> = {
   ENOTFOUND: 'the name is not known',
 }
 
-/** What a server handler ends a call with. */
-export interface GrpcStatus {
-  readonly code: status
-  readonly details: string
-  readonly metadata: Metadata
-}
-
 /** Turns a failure of a handler into a gRPC status; a defect of ours shows no inner text to the peer. */
 export function toGrpcStatus(thrown: unknown): GrpcStatus {
   const error = toNsmError(thrown)
-  const metadata = new Metadata()
-  metadata.set(codeTrailer, error.code)
   const details = error.code === 'BUG' ? 'internal failure' : error.message
-  return { code: statusOf(error), details: printable(details), metadata }
+  return { code: statusOf(error), details: printable(details), trailers: { [codeTrailer]: error.code } }
 }
 
 function statusOf(error: NsmError): status {
@@ -113,9 +105,11 @@ const nextSteps: Readonly<Record<ErrorCode, string>> = {
   LOST: 'try again',
 }
 
-/** Texts of NSM's programs, most telling first. [NSM sdk] */
+/** Texts of NSM's programs and of grpc-js, most telling first. [NSM sdk] */
 const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode; readonly next: string }[] = [
   { fragment: notPrivileged, code: 'REFUSED', next: 'check the clocks of both machines and the identity in use' },
+  { fragment: 'message larger than max', code: 'REFUSED', next: nextSteps.REFUSED },
+  { fragment: 'No message received', code: 'UNREACHABLE', next: nextSteps.UNREACHABLE },
   { fragment: 'is initializing', code: 'UNREACHABLE', next: 'the endpoint is starting; try again' },
   { fragment: 'network service endpoint candidates not found', code: 'NOT_FOUND', next: nextSteps.NOT_FOUND },
   { fragment: 'IPPool is empty', code: 'CONFLICT', next: 'give the service a larger prefix' },

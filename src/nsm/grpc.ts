@@ -1,78 +1,41 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
-import {
-  Metadata,
-  type ServerDuplexStream,
-  type ServerUnaryCall,
-  type ServerWritableStream,
-  type ServiceDefinition,
-  type sendUnaryData,
-  type UntypedHandleCall,
-} from '@grpc/grpc-js'
 import { NsmError } from '../base/errors.ts'
-import { toGrpcStatus } from './grpc-errors.ts'
-import type { OwnHop, PeerContext } from './peer.ts'
-import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+import type { Call, PeerCall } from './call.ts'
+import { EncodedAnswers } from './encoded-answers.ts'
+import type { GrpcCall } from './grpc-call.ts'
+import { frameMessage } from './grpc-message.ts'
+import { malformedMessage, secondRequest } from './grpc-status.ts'
+import { readRequests } from './read-requests.ts'
+import { type DuplexMethod, decode, encode, type StreamMethod, type UnaryMethod } from './service-definition.ts'
 
-/** One call as a handler sees it; the caller may be anonymous. */
-export interface Call {
-  /** What TLS verified; undefined for a connection without a client certificate. */
-  readonly peer: PeerContext | undefined
-  readonly own: OwnHop
-  /** The caller's IP address. */
-  readonly address: string
-  /** Aborted when the caller goes away or cancels. */
-  readonly signal: AbortSignal
-  /** What is left of the call's deadline, 0 without one, in milliseconds. */
-  remainingMs(nowMs: number): number
-  /** The last text value of a metadata key. */
-  metadata(key: string): string | undefined
-  /** Sends a key in the response header; before the first answer only. */
-  setHeader(key: string, value: string): void
-}
-
-/** A call of a peer that TLS verified. */
-export interface PeerCall extends Call {
-  readonly peer: PeerContext
-}
-
-/** What the server knows about the connection of a call. */
-export interface CallOrigin {
-  readonly peer: PeerContext | undefined
-  readonly own: OwnHop
-  readonly address: string
-  /** To be called when an open call has its answer. */
-  readonly onAnswered?: () => void
-}
-
-/** Finds the origin of a call; throws the `NsmError` that refuses it. */
-export type OriginOf = (call: ServerCall) => CallOrigin
-
-/** The part of grpc-js's server calls that does not depend on the message. */
-export type ServerCall = Pick<
-  ServerUnaryCall<unknown, unknown>,
-  'getPeer' | 'getDeadline' | 'metadata' | 'sendMetadata'
-> & { on(event: 'cancelled', listener: () => void): unknown }
+export type { Call, PeerCall } from './call.ts'
 
 /** One method of one service, ready for a server. */
 export interface MethodBinding {
   readonly service: string
   readonly name: string
-  readonly definition: ServiceDefinition[string]
-  readonly implement: (origins: { readonly open: OriginOf; readonly verified: VerifiedOriginOf }) => UntypedHandleCall
+  /** True: its calls may last, and end with the server; false: they have one answer, which is waited for. */
+  readonly lasting: boolean
+  /** Reads and answers a call. Ends it itself, also when it fails. */
+  readonly serve: (call: GrpcCall) => void
 }
 
-/** As `OriginOf`, and throws `IDENTITY` for an anonymous caller. */
-export type VerifiedOriginOf = (call: ServerCall) => CallOrigin & { readonly peer: PeerContext }
+/** Answers of a stream, one by one or all at once. */
+export type Answers<O extends DescMessage> = AsyncIterable<MessageInitShape<O>> | EncodedAnswers
 
 /** Binds a unary method for verified peers. */
 export function unary<I extends DescMessage, O extends DescMessage>(
   method: UnaryMethod<I, O>,
   handler: (request: MessageShape<I>, call: PeerCall) => Promise<MessageInitShape<O>>,
 ): MethodBinding {
-  return bindUnary(method, ({ verified }) => (request, call) => {
-    const origin = verified(call)
-    return handler(request, { ...callOf(call, origin), peer: origin.peer })
-  })
+  return {
+    ...named(method),
+    lasting: false,
+    serve(call) {
+      if (!isVerified(call)) return call.fail(anonymous())
+      readOne(method.input, call, (request) => void answerOne(method.output, call, () => handler(request, call)))
+    },
+  }
 }
 
 /** Binds a unary method that answers anonymous callers too. */
@@ -80,28 +43,30 @@ export function openUnary<I extends DescMessage, O extends DescMessage>(
   method: UnaryMethod<I, O>,
   handler: (request: MessageShape<I>, call: Call) => Promise<MessageInitShape<O>>,
 ): MethodBinding {
-  return bindUnary(method, ({ open }) => async (request, call) => {
-    const origin = open(call)
-    try {
-      return await handler(request, callOf(call, origin))
-    } finally {
-      origin.onAnswered?.()
-    }
-  })
+  return {
+    ...named(method),
+    lasting: false,
+    serve(call) {
+      readOne(method.input, call, async (request) => {
+        const onAnswered = call.visit?.begin()
+        await answerOne(method.output, call, () => handler(request, call))
+        onAnswered?.()
+      })
+    },
+  }
 }
 
-/** Binds a method with a stream of answers for verified peers; the stream ends when the iterable does. */
+/** Binds a method with a stream of answers for verified peers; the stream ends when the answers do. */
 export function serverStream<I extends DescMessage, O extends DescMessage>(
   method: StreamMethod<I, O>,
-  handler: (request: MessageShape<I>, call: PeerCall) => AsyncIterable<MessageInitShape<O>>,
+  handler: (request: MessageShape<I>, call: PeerCall) => Answers<O>,
 ): MethodBinding {
   return {
-    service: method.parent.typeName,
-    name: method.name,
-    definition: methodDefinition(method),
-    implement: ({ verified }) => {
-      return (stream: ServerWritableStream<MessageShape<I>, MessageInitShape<O>>) =>
-        answerAll(stream, verified, (call) => handler(stream.request, call))
+    ...named(method),
+    lasting: true,
+    serve(call) {
+      if (!isVerified(call)) return call.fail(anonymous())
+      readOne(method.input, call, (request) => void answerAll(method.output, call, () => handler(request, call)))
     },
   }
 }
@@ -112,107 +77,94 @@ export function duplexStream<I extends DescMessage, O extends DescMessage>(
   handler: (requests: AsyncIterable<MessageShape<I>>, call: PeerCall) => AsyncIterable<MessageInitShape<O>>,
 ): MethodBinding {
   return {
-    service: method.parent.typeName,
-    name: method.name,
-    definition: methodDefinition(method),
-    implement: ({ verified }) => {
-      return (stream: ServerDuplexStream<MessageShape<I>, MessageInitShape<O>>) =>
-        // A handler that stops reading, as one that refuses does, still has its status to send.
-        answerAll(stream, verified, (call) => handler(stream.iterator({ destroyOnReturn: false }), call))
+    ...named(method),
+    lasting: true,
+    serve(call) {
+      if (!isVerified(call)) return call.fail(anonymous())
+      const requests = readRequests(call, (bytes) => decodeOr(method.input, bytes, call))
+      void answerAll(method.output, call, () => handler(requests, call))
     },
   }
 }
 
-type Origins = Parameters<MethodBinding['implement']>[0]
+function named(method: { readonly name: string; readonly parent: { readonly typeName: string } }) {
+  return { service: method.parent.typeName, name: method.name }
+}
 
-async function answerAll<I, O>(
-  stream: ServerWritableStream<I, O> | ServerDuplexStream<I, O>,
-  verified: Origins['verified'],
-  answers: (call: PeerCall) => AsyncIterable<O>,
+function isVerified(call: GrpcCall): call is GrpcCall & PeerCall {
+  return call.peer !== undefined
+}
+
+function anonymous(): NsmError {
+  return new NsmError('IDENTITY', 'this call needs a client certificate', 'join with `nsm connect --join FILE`')
+}
+
+/** Reads the one request of a call, and goes on when the caller has said that it was the last. */
+function readOne<I extends DescMessage>(input: I, call: GrpcCall, go: (request: MessageShape<I>) => void): void {
+  let request: MessageShape<I> | undefined
+  call.read({
+    onMessage(bytes) {
+      if (request) call.end(secondRequest)
+      else request = decodeOr(input, bytes, call)
+      return true
+    },
+    onEnd() {
+      if (request) go(request)
+      else call.end(malformedMessage)
+    },
+  })
+}
+
+function decodeOr<I extends DescMessage>(input: I, bytes: Buffer, call: GrpcCall): MessageShape<I> | undefined {
+  try {
+    return decode(input, bytes)
+  } catch {
+    call.end(malformedMessage)
+    return undefined
+  }
+}
+
+async function answerOne<O extends DescMessage>(
+  output: O,
+  call: GrpcCall,
+  handler: () => Promise<MessageInitShape<O>>,
 ): Promise<void> {
   try {
-    const origin = verified(stream)
-    const call = { ...callOf(stream, origin), peer: origin.peer }
-    for await (const message of answers(call)) await write(stream, message, call.signal)
-    if (!stream.destroyed) stream.end()
+    const answer = await handler()
+    if (!call.isOver) call.finish(frameMessage(encode(output, answer)))
   } catch (error) {
-    // grpc-js ends a stream for each of its errors, and ending a destroyed one is an error: it would never stop.
-    if (!stream.destroyed) stream.emit('error', toGrpcStatus(error))
+    call.fail(error)
   }
 }
 
-function bindUnary<I extends DescMessage, O extends DescMessage>(
-  method: UnaryMethod<I, O>,
-  answerWith: (origins: Origins) => (request: MessageShape<I>, call: ServerCall) => Promise<MessageInitShape<O>>,
-): MethodBinding {
-  return {
-    service: method.parent.typeName,
-    name: method.name,
-    definition: methodDefinition(method),
-    implement: (origins) => {
-      const answer = answerWith(origins)
-      return async (
-        call: ServerUnaryCall<MessageShape<I>, MessageInitShape<O>>,
-        respond: sendUnaryData<MessageInitShape<O>>,
-      ) => {
-        try {
-          respond(null, await answer(call.request, call))
-        } catch (error) {
-          respond(toGrpcStatus(error))
-        }
-      }
-    },
-  }
-}
-
-/** One for all calls: grpc-js ends most of them with "cancelled", and the default reason takes a stack trace each time. */
-const callerGone = new NsmError('UNREACHABLE', 'the caller went away', 'call again')
-
-function callOf(call: ServerCall, origin: CallOrigin): Call {
-  const gone = new AbortController()
-  call.on('cancelled', () => gone.abort(callerGone))
-  return {
-    ...origin,
-    signal: gone.signal,
-    remainingMs: (nowMs) => remainingOf(call.getDeadline(), nowMs),
-    metadata: (key) => lastText(call.metadata, key),
-    setHeader(key, value) {
-      const header = new Metadata()
-      header.set(key, value)
-      call.sendMetadata(header)
-    },
-  }
-}
-
-function remainingOf(deadline: Date | number, nowMs: number): number {
-  const endMs = typeof deadline === 'number' ? deadline : deadline.getTime()
-  return Number.isFinite(endMs) ? Math.max(0, endMs - nowMs) : 0
-}
-
-/** The last value of a key, as NSM's programs read it; binary values do not count. */
-export function lastText(metadata: Metadata, key: string): string | undefined {
-  const value = metadata.get(key).at(-1)
-  return typeof value === 'string' ? value : undefined
-}
-
-/** One message at a time: a reader that does not read stops its own stream, not our memory. */
-function write<T>(
-  stream: {
-    write(message: T): boolean
-    on(event: 'drain', listener: () => void): unknown
-    off(event: 'drain', listener: () => void): unknown
-  },
-  message: T,
-  signal: AbortSignal,
-): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted || stream.write(message)) return resolve()
-    const go = () => {
-      stream.off('drain', go)
-      signal.removeEventListener('abort', go)
-      resolve()
+async function answerAll<O extends DescMessage>(output: O, call: GrpcCall, handler: () => Answers<O>): Promise<void> {
+  try {
+    const answers = handler()
+    if (answers instanceof EncodedAnswers) return await sendEncoded(call, answers)
+    for await (const answer of answers) {
+      if (call.isOver) return
+      await call.send(frameMessage(encode(output, answer)))
     }
-    stream.on('drain', go)
-    signal.addEventListener('abort', go, { once: true })
-  })
+    call.finish()
+  } catch (error) {
+    call.fail(error)
+  }
+}
+
+/** Ours: a caller that does not read costs no more than this, and the usual answer leaves in one piece. */
+const pieceMaxBytes = 256 * 1024
+
+async function sendEncoded(call: GrpcCall, { frames }: EncodedAnswers): Promise<void> {
+  let piece: Buffer[] = []
+  let bytes = 0
+  for (const frame of frames) {
+    if (bytes > 0 && bytes + frame.length > pieceMaxBytes) {
+      await call.send(Buffer.concat(piece, bytes))
+      piece = []
+      bytes = 0
+    }
+    piece.push(frame)
+    bytes += frame.length
+  }
+  call.finish(bytes > 0 ? Buffer.concat(piece, bytes) : undefined)
 }

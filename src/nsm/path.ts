@@ -1,11 +1,11 @@
-import { clone, create } from '@bufbuild/protobuf'
+import { create } from '@bufbuild/protobuf'
 import { type Timestamp, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
 import { NsmError } from '../base/errors.ts'
 import {
   type Connection,
-  ConnectionSchema,
   type Path,
   PathSchema,
+  type PathSegment,
   PathSegmentSchema,
 } from './generated/connection_pb.js'
 import type { HopToken } from './peer.ts'
@@ -28,61 +28,55 @@ export function startPath(name: string, id: string): Path {
 }
 
 /**
- * Puts this hop onto the path and makes its segment the current one; the input stays as it was.
+ * Puts this hop onto the path and makes its segment the current one; the input stays as it was, and the result shares
+ * with it whatever did not change, as every function here.
  * Throws `REFUSED` with NSM's own text when path and connection id disagree. [NSM sdk updatepath/common.go]
  */
 export function enterPath(connection: Connection, hop: Hop): { readonly connection: Connection; callerIndex: number } {
-  const entered = clone(ConnectionSchema, connection)
-  const path = entered.path ?? create(PathSchema)
-  entered.path = path
+  const path = connection.path ?? create(PathSchema)
   const callerIndex = path.index
-  if (path.pathSegments.length === 0) return { connection: enterEmptyPath(entered, path, hop), callerIndex: 0 }
+  if (path.pathSegments.length === 0) return { connection: enterEmptyPath(connection, path, hop), callerIndex: 0 }
   const current = path.pathSegments[path.index]
   if (!current) throw indexBeyondPath(path)
-  if (current.name === hop.name) entered.id = current.id
-  else enterNextSegment(entered, path, hop)
-  return { connection: entered, callerIndex }
+  if (current.name === hop.name) return { connection: { ...connection, id: current.id }, callerIndex }
+  return { connection: enterNextSegment(connection, path, hop), callerIndex }
 }
 
 /** Rule 0: the hop stands alone, and the policies refuse it for want of a caller's segment. */
 function enterEmptyPath(connection: Connection, path: Path, hop: Hop): Connection {
-  path.index = 0
-  connection.id ||= hop.newId()
-  path.pathSegments = [create(PathSegmentSchema, { name: hop.name, id: connection.id })]
-  return connection
+  const id = connection.id || hop.newId()
+  const pathSegments = [create(PathSegmentSchema, { name: hop.name, id })]
+  return { ...connection, id, path: { ...path, index: 0, pathSegments } }
 }
 
 /** Rules 2.0 to 2.3. */
-function enterNextSegment(connection: Connection, path: Path, hop: Hop): void {
+function enterNextSegment(connection: Connection, path: Path, hop: Hop): Connection {
   const currentId = path.pathSegments[path.index]?.id ?? ''
   if (currentId !== connection.id) throw idsDisagree(currentId, connection.id)
-  const next = path.pathSegments[path.index + 1]
-  if (!next) {
-    path.pathSegments.push(create(PathSegmentSchema, { name: hop.name, id: hop.newId() }))
-  } else if (next.name !== hop.name) {
-    next.name = hop.name
-    next.id = hop.newId()
+  const index = path.index + 1
+  const next = path.pathSegments[index]
+  if (next?.name === hop.name) return { ...connection, id: next.id, path: { ...path, index } }
+  const own = next ? { ...next, name: hop.name } : create(PathSegmentSchema, { name: hop.name })
+  own.id = hop.newId()
+  return {
+    ...connection,
+    id: own.id,
+    path: { ...path, index, pathSegments: path.pathSegments.toSpliced(index, 1, own) },
   }
-  path.index += 1
-  connection.id = path.pathSegments[path.index]?.id ?? ''
 }
 
 /** Hands a connection back in the caller's view: its index, its id. */
 export function leavePath(connection: Connection, callerIndex: number): Connection {
-  const left = clone(ConnectionSchema, connection)
-  const segment = left.path?.pathSegments[callerIndex]
-  if (left.path && segment) {
-    left.path.index = callerIndex
-    left.id = segment.id
-  }
-  return left
+  const { path } = connection
+  const segment = path?.pathSegments[callerIndex]
+  return path && segment ? { ...connection, id: segment.id, path: { ...path, index: callerIndex } } : connection
 }
 
 /** Cuts the path behind the current segment: the last thing a final endpoint does. [NSM sdk trimpath] */
 export function trimPath(connection: Connection): Connection {
-  const trimmed = clone(ConnectionSchema, connection)
-  if (trimmed.path) trimmed.path.pathSegments = trimmed.path.pathSegments.slice(0, trimmed.path.index + 1)
-  return trimmed
+  const { path } = connection
+  if (!path) return connection
+  return { ...connection, path: { ...path, pathSegments: path.pathSegments.slice(0, path.index + 1) } }
 }
 
 /**
@@ -93,18 +87,17 @@ export function stampTokens(
   connection: Connection,
   tokens: { readonly caller: HopToken | undefined; readonly own: HopToken },
 ): Connection {
-  const stamped = clone(ConnectionSchema, connection)
-  const index = stamped.path?.index ?? 0
-  if (tokens.caller) writeToken(stamped, index - 1, tokens.caller)
-  writeToken(stamped, index, tokens.own)
-  return stamped
+  const { path } = connection
+  if (!path) return connection
+  const written = new Map([[path.index, tokens.own]])
+  if (tokens.caller) written.set(path.index - 1, tokens.caller)
+  const pathSegments = path.pathSegments.map((segment, i) => withToken(segment, written.get(i)))
+  return { ...connection, path: { ...path, pathSegments } }
 }
 
-function writeToken(connection: Connection, index: number, token: HopToken): void {
-  const segment = connection.path?.pathSegments[index]
-  if (!segment) return
-  segment.token = token.token
-  segment.expires = timestampFromMs(token.expiresMs)
+function withToken(segment: PathSegment, written: HopToken | undefined): PathSegment {
+  if (!written) return segment
+  return { ...segment, token: written.token, expires: timestampFromMs(written.expiresMs) }
 }
 
 /**
@@ -136,7 +129,7 @@ export function leaseEndMs(path: Path | undefined, remainingMs: number): number 
       'send nsm-client-token and nsm-client-token-expires with each call',
     )
   }
-  return wallMs(expires) - Math.max(0, remainingMs)
+  return Math.floor(wallMs(expires) - Math.max(0, remainingMs))
 }
 
 /** The wall time of a protobuf timestamp in milliseconds. */

@@ -62,18 +62,19 @@ export function methodDefinition<I extends DescMessage, O extends DescMessage>(
     originalName: method.name,
     requestStream: method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming',
     responseStream: method.methodKind === 'server_streaming' || method.methodKind === 'bidi_streaming',
-    requestSerialize: (message) => encode(method.input, message),
+    requestSerialize: (message) => Buffer.from(encode(method.input, message)),
     requestDeserialize: (bytes) => decode(method.input, bytes),
-    responseSerialize: (message) => encode(method.output, message),
+    responseSerialize: (message) => Buffer.from(encode(method.output, message)),
     responseDeserialize: (bytes) => decode(method.output, bytes),
   }
 }
 
-function encode<D extends DescMessage>(schema: D, message: MessageInitShape<D>): Buffer {
-  return Buffer.from(toBinary(schema, create(schema, message)))
+/** The bytes of a message, whose fields may be left out. */
+export function encode<D extends DescMessage>(schema: D, message: MessageInitShape<D>): Uint8Array {
+  return toBinary(schema, create(schema, message))
 }
 
-/** protobuf-es bounds the depth (100), grpc-js the size (`messageMaxBytes`). */
-function decode<D extends DescMessage>(schema: D, bytes: Buffer): MessageShape<D> {
+/** The message; throws what protobuf-es throws. It bounds the depth (100), both ends of a call the size (`messageMaxBytes`). */
+export function decode<D extends DescMessage>(schema: D, bytes: Uint8Array): MessageShape<D> {
   return fromBinary(schema, bytes)
 }

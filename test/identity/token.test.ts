@@ -1,9 +1,10 @@
-import { createHmac, createPublicKey, createVerify, sign } from 'node:crypto'
+import { createHmac, createPublicKey, createVerify, generateKeyPairSync, sign } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
+import { writeCertificate } from '../../src/identity/certificate-writer.ts'
 import { decodeToken, signToken, verifyToken } from '../../src/identity/token.ts'
-import { authorityOf, identityOf, reasonOf } from './fixtures.ts'
+import { authorityOf, identityOf, reasonOf, rootSigner } from './fixtures.ts'
 
 const authority = authorityOf('a.example')
 const { svid } = identityOf(authority, '/alice')
@@ -16,6 +17,14 @@ const claims = { sub: svid.spiffeId, aud: [audience], exp: 1_800_000_000 }
 function signed(header: unknown, payload: unknown, dsaEncoding: 'ieee-p1363' | 'der' = 'ieee-p1363'): string {
   const body = `${part(header)}.${part(payload)}`
   return `${body}.${sign('sha256', Buffer.from(body), { key: svid.privateKey, dsaEncoding }).toString('base64url')}`
+}
+
+/** The verdict of another verifier than ours, which takes R and S as they are. */
+function verifyElsewhere(token: string): boolean {
+  const [header, payload, signature = ''] = token.split('.')
+  const verifier = createVerify('SHA256').update(`${header}.${payload}`)
+  const key = { key: createPublicKey(svid.privateKey), dsaEncoding: 'ieee-p1363' as const }
+  return verifier.verify(key, Buffer.from(signature, 'base64url'))
 }
 
 describe('hop token', () => {
@@ -40,10 +49,7 @@ describe('hop token', () => {
   })
 
   test('is a standard ES256 signature: another verifier accepts it', () => {
-    const [header, payload, signature = ''] = signToken({ svid, audience, expiresMs: Date.now() + 1000 }).split('.')
-    const verifier = createVerify('SHA256').update(`${header}.${payload}`)
-    const key = { key: createPublicKey(svid.privateKey), dsaEncoding: 'ieee-p1363' as const }
-    expect(verifier.verify(key, Buffer.from(signature, 'base64url'))).toBe(true)
+    expect(verifyElsewhere(signToken({ svid, audience, expiresMs: Date.now() + 1000 }))).toBe(true)
   })
 
   test('of an expired time decodes and verifies: the end is for the caller to judge', () => {
@@ -85,7 +91,14 @@ describe('hop token', () => {
 
   test('is not verified with a certificate of another key kind or with no certificate', () => {
     expect(verifyToken(honest, new Uint8Array())).toBe(false)
-    expect(verifyToken(honest, authority.rootDer)).toBe(false)
+    const { publicKey } = generateKeyPairSync('rsa', { modulusLength: 2048 })
+    const times = { notBeforeMs: 0, notAfterMs: 4_000_000_000_000 }
+    const root = rootSigner({ spiffeId: 'spiffe://a.example' })
+    const rsaLeaf = writeCertificate({ publicKey, spiffeId: svid.spiffeId, ...times }, root)
+    for (const round of ['first', 'second']) {
+      expect([round, verifyToken(honest, rsaLeaf)]).toEqual([round, false])
+      expect([round, verifyToken(honest, authority.rootDer)]).toEqual([round, false])
+    }
   })
 
   test.each([
@@ -107,6 +120,46 @@ describe('hop token', () => {
     ['null', null],
   ])('with %s does not decode', (_name, payload) => {
     expect(reasonOf(() => decodeToken(signed({ alg: 'ES256' }, payload)))).toBe('TOKEN_INVALID')
+  })
+
+  test('reads its own claims however many were read before, and again after them', () => {
+    const tokens = Array.from({ length: 700 }, (_, i) => `${header}.${part({ ...claims, exp: i })}.${signature}`)
+    for (const round of [1, 2]) {
+      for (const [i, token] of tokens.entries()) expect([round, decodeToken(token).expMs]).toEqual([round, i * 1000])
+    }
+  })
+
+  test('whose text differs in one character from one that was read says what it says', () => {
+    const honestClaims = decodeToken(honest)
+    const exchanged = `${header}.${part({ ...claims, aud: ['spiffe://a.example/other'] })}.${signature}`
+    expect(decodeToken(exchanged).aud).toEqual(['spiffe://a.example/other'])
+    expect(decodeToken(honest)).toEqual(honestClaims)
+  })
+
+  test('is judged by the certificate it is shown with, also when that one was seen before', () => {
+    const otherLeaf = other.chain[0] ?? new Uint8Array()
+    const verdicts = [leaf, otherLeaf, leaf, Uint8Array.from(leaf), otherLeaf].map((shown) =>
+      verifyToken(honest, shown),
+    )
+    expect(verdicts).toEqual([true, false, true, true, false])
+    expect(verifyToken(honest.replace(signature, signed({ alg: 'ES256' }, claims).split('.')[2] ?? ''), leaf)).toBe(
+      false,
+    )
+  })
+
+  test('with a signature whose R or S begins with zeros or has its top bit set is made right, and verified', () => {
+    const wanted = new Set(['R: zeros', 'S: zeros', 'R: top bit', 'S: top bit'])
+    for (let exp = 0; wanted.size > 0; exp++) {
+      const token = signed({ alg: 'ES256', typ: 'JWT' }, { ...claims, exp })
+      const ours = signToken({ svid, audience, expiresMs: exp * 1_000 })
+      expect([verifyToken(token, leaf), verifyElsewhere(ours)]).toEqual([true, true])
+      const bytes = Buffer.from(ours.split('.')[2] ?? '', 'base64url')
+      expect(bytes).toHaveLength(64)
+      for (const [name, first = 0] of [['R', bytes[0]] as const, ['S', bytes[32]] as const]) {
+        if (first === 0) wanted.delete(`${name}: zeros`)
+        if (first >= 0x80) wanted.delete(`${name}: top bit`)
+      }
+    }
   })
 
   test('never shows itself in an error', () => {

@@ -76,7 +76,9 @@ describe('toGrpcStatus and back', () => {
   test.each(Object.keys(errorTable).filter((code) => code !== 'BUG'))('%s stays', (code) => {
     if (!isCode(code)) throw new NsmError('BUG', 'the table has changed', '')
     const sent = toGrpcStatus(new NsmError(code, 'why', 'next'))
-    expect(fromGrpcError(serviceError(sent.code, sent.details, sent.metadata))).toMatchObject({ code, message: 'why' })
+    const received = new Metadata()
+    for (const [key, value] of Object.entries(sent.trailers)) received.set(key, value)
+    expect(fromGrpcError(serviceError(sent.code, sent.details, received))).toMatchObject({ code, message: 'why' })
   })
 
   test('a failed policy is PERMISSION_DENIED in the words of NSM', () => {

@@ -1,4 +1,4 @@
-import { clone, create } from '@bufbuild/protobuf'
+import { clone, create, fromBinary, toBinary } from '@bufbuild/protobuf'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -162,6 +162,55 @@ describe('stampTokens', () => {
       timestampFromMs(1_500),
       timestampFromMs(2_500),
     ])
+  })
+})
+
+describe('every step on a path', () => {
+  const frozen = (connection: Connection) => {
+    Object.freeze(connection)
+    Object.freeze(connection.path)
+    for (const segment of connection.path?.pathSegments ?? []) Object.freeze(segment)
+    Object.freeze(connection.path?.pathSegments)
+    return connection
+  }
+  const token = (text: string) => ({ token: text, expiresMs: 1_000 })
+  const steps: readonly ((connection: Connection) => Connection)[] = [
+    (connection) => enterPath(connection, hop('me')).connection,
+    (connection) => leavePath(connection, 0),
+    trimPath,
+    (connection) => stampTokens(connection, { caller: token('c'), own: token('o') }),
+  ]
+
+  test('leaves its input alone, what the answer changes too', () => {
+    const segments = fc.array(fc.record({ name: fc.constantFrom('me', 'client', 'nse'), id: fc.string() }), {
+      maxLength: 4,
+    })
+    fc.assert(
+      fc.property(segments, fc.nat({ max: 3 }), (pathSegments, index) => {
+        const id = pathSegments[index]?.id ?? 'c'
+        for (const step of steps) {
+          const sent = frozen(connectionOf(id, index, pathSegments))
+          const before = clone(ConnectionSchema, sent)
+          try {
+            for (const segment of step(sent).path?.pathSegments ?? []) if (!Object.isFrozen(segment)) segment.id = 'x'
+          } catch (error) {
+            expect(error).toMatchObject({ code: 'REFUSED' })
+          }
+          expect(sent).toEqual(before)
+        }
+      }),
+    )
+  })
+
+  test('keeps what it does not know, also on the wire', () => {
+    const sent = connectionOf('c', 0, [{ name: 'client', id: 'c' }])
+    const unknown = [{ no: 99, wireType: 0, data: Uint8Array.of(7) }]
+    sent.$unknown = unknown
+    sent.labels = { a: 'b' }
+    const passed = steps.reduce((connection, step) => step(connection), sent)
+    expect(passed).toMatchObject({ $typeName: 'connection.Connection', $unknown: unknown, labels: { a: 'b' } })
+    const read = fromBinary(ConnectionSchema, toBinary(ConnectionSchema, passed))
+    expect(read).toMatchObject({ labels: { a: 'b' }, $unknown: [{ no: 99 }] })
   })
 })
 

@@ -49,6 +49,26 @@ describe('failedServerPolicy', () => {
     expect(check(sent)).toBe(failed)
   })
 
+  test('judges a token that passed before anew: by the time, the next hop, the certificate and the identity of each call', () => {
+    const sent = token()
+    const passed = {
+      segments: [{ token: sent }, { token: own }],
+      index: 1,
+      peerCertificate: leaf,
+      peerId: idOf('/client'),
+    }
+    const other = token(mesh.issue('/other').svid, idOf('/client'))
+    const calls = [
+      [{ ...passed, nowMs }, undefined],
+      [{ ...passed, nowMs: nowMs + 60_000 }, 'tokens_expired'],
+      [{ ...passed, nowMs, segments: [{ token: sent }, { token: other }] }, 'tokens_chained'],
+      [{ ...passed, nowMs, peerCertificate: stranger.chain[0] ?? leaf }, 'prev_token_signed'],
+      [{ ...passed, nowMs, peerId: idOf('/admin') }, 'sub_is_peer'],
+      [{ ...passed, nowMs }, undefined],
+    ] as const
+    for (const [input, failed] of calls) expect(failedServerPolicy(input)).toBe(failed)
+  })
+
   test('refuses a sub that is not the TLS identity, though the key is', () => {
     const liar = { ...client, spiffeId: idOf('/admin') }
     expect(check(token(liar))).toBe('sub_is_peer')

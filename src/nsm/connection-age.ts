@@ -1,0 +1,69 @@
+import type { TLSSocket } from 'node:tls'
+import type { Clock } from '../base/clock.ts'
+import type { ServerSession } from './http2/session.ts'
+
+/* open --30 min--> leaving (no new calls, please) --5 s--> closing (no new calls) --30 s--> closed
+ * Every 2 min a ping, and without its answer after 20 s: closed. */
+
+/** Ours: connections are renewed, so that a rotated or withdrawn certificate is not in use for longer. */
+const ageMaxMs = 1_800_000
+/** Ours: a call that was sent before the caller could know is taken for this long; refused, it would fail. */
+const leavingMs = 5_000
+/** Ours: what is left to calls of a connection that is renewed. */
+const graceMs = 30_000
+/** Ours: a machine that went away without a word frees its place after both, so that its identity does not use up its own. */
+const keepaliveMs = 120_000
+const keepaliveTimeoutMs = 20_000
+
+/** A connection and the time it lives in. */
+interface Aging {
+  readonly session: ServerSession
+  readonly socket: TLSSocket
+  readonly clock: Clock
+}
+
+/** Renews an old connection and ends a dead one; the result ends that. */
+export function watchAge(aging: Aging): () => void {
+  const endAge = renewInTime(aging)
+  const endPings = pingAgainAndAgain(aging)
+  return () => {
+    endAge()
+    endPings()
+  }
+}
+
+function renewInTime({ session, socket, clock }: Aging): () => void {
+  let cancel = clock.after(ageMaxMs, () => {
+    session.leave()
+    cancel = clock.after(leavingMs, () => {
+      session.close()
+      cancel = clock.after(graceMs, () => socket.destroy())
+    })
+  })
+  return () => cancel()
+}
+
+function pingAgainAndAgain({ session, socket, clock }: Aging): () => void {
+  let isOver = false
+  let cancel = () => {}
+  const ping = () => {
+    let isAnswered = false
+    session.ping(() => {
+      isAnswered = true
+      cancel()
+      if (!isOver) pingLater()
+    })
+    // Not before the loop has turned: after a machine was asleep, an answer may be there and not be read.
+    setImmediate(() => {
+      if (!isAnswered && !isOver) cancel = clock.after(keepaliveTimeoutMs, () => socket.destroy())
+    })
+  }
+  const pingLater = () => {
+    cancel = clock.after(keepaliveMs, ping)
+  }
+  pingLater()
+  return () => {
+    isOver = true
+    cancel()
+  }
+}

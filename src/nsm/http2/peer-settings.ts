@@ -1,0 +1,31 @@
+import { errorCodes, payloadMaxBytes, settingIds } from './frames.ts'
+import { initialWindowBytes } from './stream.ts'
+
+/** [RFC 9113 6.5.2] The settings of the client that concern a server which neither pushes nor compresses. */
+export class PeerSettings {
+  /** True once it has said any. */
+  isKnown = false
+  /** What we may send on a new stream. */
+  initialWindowBytes = initialWindowBytes
+
+  /** Takes the payload of SETTINGS; an error code of the connection for one that must not be. */
+  read(payload: Buffer): number | undefined {
+    if (payload.length % 6 !== 0) return errorCodes.frameSize
+    for (let at = 0; at < payload.length; at += 6) {
+      const value = payload.readUInt32BE(at + 2)
+      const fault = this.#take(payload.readUInt16BE(at), value)
+      if (fault !== undefined) return fault
+    }
+    this.isKnown = true
+    return undefined
+  }
+
+  #take(id: number, value: number): number | undefined {
+    if (id === settingIds.enablePush && value > 1) return errorCodes.protocol
+    if (id === settingIds.maxFrame && (value < payloadMaxBytes || value >= 2 ** 24)) return errorCodes.protocol
+    if (id !== settingIds.initialWindow) return undefined
+    if (value >= 2 ** 31) return errorCodes.flowControl
+    this.initialWindowBytes = value
+    return undefined
+  }
+}
