@@ -1,4 +1,6 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf'
+import { NsmError } from '../base/errors.ts'
+import { within } from '../base/within.ts'
 import type { Channel } from '../nsm/channel.ts'
 import {
   type NetworkService,
@@ -14,7 +16,7 @@ import type { Found } from './registry.ts'
 type ServiceInit = MessageInitShape<typeof NetworkServiceSchema>
 type EndpointInit = MessageInitShape<typeof NetworkServiceEndpointSchema>
 
-/** The calls of a registry; each throws as the channel does, `REFUSED` when a name belongs to another identity. */
+/** The calls of a registry; each throws as the channel does, a search also `UNREACHABLE` after 15 s, `REFUSED` when a name belongs to another identity. */
 export interface RegistryClient {
   /** An empty query finds every service. */
   findServices(query: ServiceInit, signal?: AbortSignal): Promise<NetworkService[]>
@@ -44,22 +46,26 @@ export function createRegistryClient(channel: Channel): RegistryClient {
     return answer
   }
   const settingsOf = (signal: AbortSignal | undefined) => (signal ? { signal } : {})
+  const inTime = <T>(signal: AbortSignal | undefined, find: (stop: AbortSignal) => Promise<T>) =>
+    within({ clock: channel.clock, limitMs: findLimitMs, late: noAnswer, ...settingsOf(signal) }, find)
   return {
-    async findServices(networkService, signal) {
-      const found: NetworkService[] = []
-      for await (const answer of channel.stream(services.find, { networkService }, settingsOf(signal))) {
-        if (answer.networkService && !answer.deleted) found.push(answer.networkService)
-      }
-      return found
-    },
-    async findEndpoints(networkServiceEndpoint, signal) {
-      const found: NetworkServiceEndpoint[] = []
-      for await (const answer of channel.stream(endpoints.find, { networkServiceEndpoint }, settingsOf(signal))) {
-        const endpoint = answer.networkServiceEndpoint
-        if (endpoint && !answer.deleted && !isExpired(endpoint, channel.clock.wallMs())) found.push(endpoint)
-      }
-      return found
-    },
+    findServices: (networkService, signal) =>
+      inTime(signal, async (stop) => {
+        const found: NetworkService[] = []
+        for await (const answer of channel.stream(services.find, { networkService }, { signal: stop })) {
+          if (answer.networkService && !answer.deleted) found.push(answer.networkService)
+        }
+        return found
+      }),
+    findEndpoints: (networkServiceEndpoint, signal) =>
+      inTime(signal, async (stop) => {
+        const found: NetworkServiceEndpoint[] = []
+        for await (const answer of channel.stream(endpoints.find, { networkServiceEndpoint }, { signal: stop })) {
+          const endpoint = answer.networkServiceEndpoint
+          if (endpoint && !answer.deleted && !isExpired(endpoint, channel.clock.wallMs())) found.push(endpoint)
+        }
+        return found
+      }),
     async *watchEndpoints(networkServiceEndpoint, signal) {
       const query = { networkServiceEndpoint, watch: true }
       for await (const answer of channel.stream(endpoints.find, query, settingsOf(signal))) {
@@ -92,6 +98,14 @@ export function createRegistryClient(channel: Channel): RegistryClient {
       paths.delete(`endpoint ${name}`)
     },
   }
+}
+
+/** Ours: for a whole answer; a stream has no deadline of its own, and a registry may accept and never answer. */
+const findLimitMs = 15_000
+
+function noAnswer(): NsmError {
+  const message = `the registry did not answer within ${findLimitMs / 1_000} s`
+  return new NsmError('UNREACHABLE', message, 'check that the registry runs and that its TCP port can be reached')
 }
 
 function isExpired(endpoint: NetworkServiceEndpoint, nowMs: number): boolean {

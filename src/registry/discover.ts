@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf'
 import { NsmError } from '../base/errors.ts'
 import type { Connection } from '../nsm/generated/connection_pb.js'
 import {
+  type NetworkService,
   type NetworkServiceEndpoint,
   NetworkServiceEndpointSchema,
   NetworkServiceSchema,
@@ -30,12 +31,12 @@ export class Discovery {
     const { networkServiceEndpointName: name } = connection
     if (name !== '') return { endpoints: [this.#named(name)], payload: undefined }
     const wanted = create(NetworkServiceSchema, { name: connection.networkService, payload: connection.payload })
-    const [service] = connection.networkService === '' ? [] : this.#registry.findServices(wanted)
-    if (!service) throw notFound(`network service ${connection.networkService} is not found`)
-    const query = create(NetworkServiceEndpointSchema, { networkServiceNames: [service.name] })
-    const found = selectEndpoints(connection.labels, service, this.#registry.findEndpoints(query))
-    if (found.length === 0) throw notFound('network service endpoint candidates not found')
-    return { endpoints: this.#inTurn(service.name, found), payload: service.payload }
+    const shown = connection.networkService
+    const [service] = shown === '' ? [] : this.#registry.findServices(wanted)
+    const query = create(NetworkServiceEndpointSchema, { networkServiceNames: [shown] })
+    const offered = service ? this.#registry.findEndpoints(query) : []
+    const { endpoints, payload } = endpointsFor({ connection, service, offered, shown })
+    return { endpoints: this.#inTurn(shown, endpoints), payload }
   }
 
   #named(name: string): NetworkServiceEndpoint {
@@ -50,6 +51,23 @@ export class Discovery {
     const at = turn % endpoints.length
     return [...endpoints.slice(at), ...endpoints.slice(0, at)]
   }
+}
+
+/**
+ * Those of the offered endpoints that the connection's labels lead to, and the service's payload. Throws `NOT_FOUND` in
+ * NSM's words, without a service or without an endpoint; `shown` is the service as it was asked for.
+ */
+export function endpointsFor(found: {
+  readonly connection: Connection
+  readonly service: NetworkService | undefined
+  readonly offered: readonly NetworkServiceEndpoint[]
+  readonly shown: string
+}): { readonly endpoints: readonly NetworkServiceEndpoint[]; readonly payload: string } {
+  const { connection, service, offered, shown } = found
+  if (!service) throw notFound(`network service ${shown} is not found`)
+  const endpoints = selectEndpoints(connection.labels, service, offered)
+  if (endpoints.length === 0) throw notFound('network service endpoint candidates not found')
+  return { endpoints, payload: service.payload }
 }
 
 function notFound(text: string): NsmError {

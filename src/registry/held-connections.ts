@@ -1,4 +1,4 @@
-import { clone, create } from '@bufbuild/protobuf'
+import { create } from '@bufbuild/protobuf'
 import type { Clock } from '../base/clock.ts'
 import { createEventQueue, type EventQueue } from '../nsm/event-queue.ts'
 import {
@@ -6,7 +6,6 @@ import {
   type ConnectionEvent,
   ConnectionEventSchema,
   ConnectionEventType,
-  ConnectionSchema,
   type MonitorScopeSelector,
   type PathSegment,
   State,
@@ -27,6 +26,7 @@ export interface HeldConnection {
 export class HeldConnections {
   readonly #clock: Clock
   readonly #held = new Map<string, HeldConnection>()
+  readonly #counts = new Map<string, number>()
   readonly #leases = new Map<string, { readonly endMs: number; readonly cancel: () => void }>()
   readonly #watchers = new Map<
     EventQueue<ConnectionEvent>,
@@ -47,7 +47,7 @@ export class HeldConnections {
   }
 
   countOf(owner: string): number {
-    return [...this.#held.values()].filter((held) => held.owner === owner).length
+    return this.#counts.get(owner) ?? 0
   }
 
   /** The owners of the connections that a selector names by their segments; none for one that names no segment. */
@@ -60,7 +60,9 @@ export class HeldConnections {
   put(held: HeldConnection, lease: { readonly endMs: number; readonly onEnd: () => void }): void {
     const { id } = held.connection
     this.#leases.get(id)?.cancel()
+    this.#count(this.#held.get(id)?.owner, -1)
     this.#held.set(id, held)
+    this.#count(held.owner, 1)
     const cancel = this.#clock.after(Math.max(0, lease.endMs - this.#clock.wallMs()), lease.onEnd)
     this.#leases.set(id, { endMs: lease.endMs, cancel })
     this.#tell(ConnectionEventType.UPDATE, held)
@@ -77,9 +79,7 @@ export class HeldConnections {
   down(id: string): void {
     const held = this.#held.get(id)
     if (!held) return
-    const connection = clone(ConnectionSchema, held.connection)
-    connection.state = State.DOWN
-    this.#tell(ConnectionEventType.UPDATE, { ...held, connection })
+    this.#tell(ConnectionEventType.UPDATE, { ...held, connection: { ...held.connection, state: State.DOWN } })
   }
 
   /** Forgets a connection and tells the watchers; gives what was held. */
@@ -88,6 +88,7 @@ export class HeldConnections {
     this.#leases.get(id)?.cancel()
     this.#leases.delete(id)
     this.#held.delete(id)
+    this.#count(held?.owner, -1)
     if (held) this.#tell(ConnectionEventType.DELETE, held)
     return held
   }
@@ -111,6 +112,14 @@ export class HeldConnections {
     for (const queue of [...this.#watchers.keys()]) queue.end()
     this.#leases.clear()
     this.#held.clear()
+    this.#counts.clear()
+  }
+
+  #count(owner: string | undefined, change: number): void {
+    if (owner === undefined) return
+    const count = this.countOf(owner) + change
+    if (count > 0) this.#counts.set(owner, count)
+    else this.#counts.delete(owner)
   }
 
   #tell(type: ConnectionEventType, held: HeldConnection): void {

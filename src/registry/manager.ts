@@ -1,22 +1,21 @@
 import { randomUUID } from 'node:crypto'
-import { clone, create } from '@bufbuild/protobuf'
-import type { Clock } from '../base/clock.ts'
+import { create } from '@bufbuild/protobuf'
+import { type Clock, sleep } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns, type Turns } from '../base/turns.ts'
 import { type TimeLimit, within } from '../base/within.ts'
 import { type Connection, ConnectionSchema, MonitorConnection, State } from '../nsm/generated/connection_pb.js'
-import {
-  NetworkService,
-  type NetworkServiceRequest,
-  NetworkServiceRequestSchema,
-} from '../nsm/generated/networkservice_pb.js'
+import { NetworkService, type NetworkServiceRequest } from '../nsm/generated/networkservice_pb.js'
 import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
+import { domainOf } from '../nsm/interdomain.ts'
 import { checkConnectionLimits, checkRequestLimits } from '../nsm/limits.ts'
 import { enterPath, leaseEndMs, leavePath, stampTokens } from '../nsm/path.ts'
 import type { PeerContext } from '../nsm/peer.ts'
 import { claimsOf, failedMonitorPolicy, failedRelayPolicy, failedServerPolicy } from '../nsm/policies.ts'
 import { Discovery } from './discover.ts'
+import { type Domains, localNames } from './domains.ts'
 import type { EndpointServer } from './endpoint-server.ts'
 import { HeldConnections } from './held-connections.ts'
 import { type Asker, type Dial, localHop, type NextHop, RemoteHops } from './next-hop.ts'
@@ -38,6 +37,8 @@ export interface ManagerSettings {
   readonly localEndpoint: (name: string) => EndpointServer | undefined
   /** Opens a channel to an endpoint elsewhere; the manager closes it. */
   readonly dial: Dial
+  /** The way to services of other domains, `service@domain`; without it there are none. */
+  readonly domains?: Domains
   /**
    * Who may pass on requests of others, as managers and forwarders of a cluster do: SPIFFE IDs, or `spiffe://domain/path/*`.
    * What a relay passes on counts as its own. By default nobody: a path starts with its caller.
@@ -66,7 +67,7 @@ export function createManager(settings: ManagerSettings): Manager {
     held: new HeldConnections(settings.clock),
     remotes: new RemoteHops(settings),
     discovery: new Discovery(settings.registry),
-    inTurn: createTurns(),
+    turns: createTurns(),
   }
   return {
     services: [
@@ -89,27 +90,28 @@ interface Parts extends ManagerSettings {
   readonly held: HeldConnections
   readonly remotes: RemoteHops
   readonly discovery: Discovery
-  readonly inTurn: <T>(id: string, work: () => Promise<T>) => Promise<T>
+  readonly turns: Turns
 }
 
 async function onRequest(parts: Parts, request: NetworkServiceRequest, call: PeerCall): Promise<Connection> {
   checkRequestLimits(request)
-  const { connection, callerIndex, peer } = enter(parts, request.connection ?? create(ConnectionSchema), call)
+  const { local, restore } = localNames(request.connection ?? create(ConnectionSchema), parts.domains)
+  const { connection, callerIndex, peer } = enter(parts, local, call)
   const remainingMs = Math.min(call.remainingMs(parts.clock.wallMs()), deadlineCountedMaxMs)
   const asker: Asker = {
     peer,
     own: call.own,
     leaseEndMs: leaseEndMs(connection.path, remainingMs),
   }
-  const entered = create(NetworkServiceRequestSchema, { ...request, connection })
-  const accepted = await parts.inTurn(connection.id, () => serve(parts, entered, { asker, signal: call.signal }))
-  return leavePath(accepted, callerIndex)
+  const entered = { ...request, connection }
+  const accepted = await parts.turns.run(connection.id, () => serve(parts, entered, { asker, signal: call.signal }))
+  return restore(leavePath(accepted, callerIndex))
 }
 
 async function onClose(parts: Parts, sent: Connection, call: PeerCall): Promise<Record<string, never>> {
   checkConnectionLimits(sent)
-  const { connection, peer } = enter(parts, sent, call)
-  await parts.inTurn(connection.id, async () => {
+  const { connection, peer } = enter(parts, localNames(sent, parts.domains).local, call)
+  await parts.turns.run(connection.id, async () => {
     checkOwner(parts, connection.id, call.peer.spiffeId)
     const held = parts.held.take(connection.id)
     if (held) return held.closeBehind()
@@ -156,7 +158,12 @@ function checkOwner(parts: Parts, id: string, caller: string): void {
 interface Asked {
   readonly asker: Asker
   readonly signal: AbortSignal
+  /** The endpoint that the caller leaves: most likely dead, so it is asked last. */
+  readonly left?: string | undefined
 }
+
+/** Ours: an endpoint that is left gets this long to hear of it before another one is asked; a dead one hears nothing. */
+const leaveMaxMs = 250
 
 async function serve(parts: Parts, request: NetworkServiceRequest, { asker, signal }: Asked): Promise<Connection> {
   const { held, log } = parts
@@ -164,11 +171,16 @@ async function serve(parts: Parts, request: NetworkServiceRequest, { asker, sign
   const { id } = connection
   const owner = asker.peer.spiffeId
   checkOwner(parts, id, owner)
-  if (connection.state === State.RESELECT_REQUESTED) await held.take(id)?.closeBehind()
+  const left = connection.state === State.RESELECT_REQUESTED ? held.take(id) : undefined
+  if (left) await Promise.race([left.closeBehind(), sleep(parts.clock, leaveMaxMs)])
   if (!held.get(id) && held.countOf(owner) >= connectionsPerOwnerMax) throw tooMany(owner)
   const isNew = held.get(id) === undefined
   try {
-    const { accepted, hop } = await askCandidates(parts, request, { asker, signal })
+    const { accepted, hop } = await askCandidates(parts, request, {
+      asker,
+      signal,
+      left: left?.connection.networkServiceEndpointName,
+    })
     hold(parts, { accepted, hop, asker })
     const fields = { connectionId: id, service: accepted.networkService, endpoint: accepted.networkServiceEndpointName }
     log[isNew ? 'info' : 'debug'](isNew ? 'connection accepted' : 'connection refreshed', { ...fields, peer: owner })
@@ -207,7 +219,7 @@ function hold(
 
 /** A refresh that was under way when the timer fired has given the connection another end. */
 async function endLease(parts: Parts, id: string, endMs: number): Promise<void> {
-  await parts.inTurn(id, async () => {
+  await parts.turns.run(id, async () => {
     const ended = parts.held.get(id)
     if (!ended || parts.held.leaseEndMs(id) !== endMs) return
     parts.log.info('connection closed, its lease ended', { connectionId: id, peer: ended.owner })
@@ -219,25 +231,22 @@ async function endLease(parts: Parts, id: string, endMs: number): Promise<void> 
 async function askCandidates(
   parts: Parts,
   request: NetworkServiceRequest,
-  { asker, signal }: Asked,
+  { asker, signal, left }: Asked,
 ): Promise<{ readonly accepted: Connection; readonly hop: NextHop }> {
   const connection = request.connection ?? create(ConnectionSchema)
-  const candidates = candidatesFor(parts, connection, asker)
+  const found = candidatesFor(parts, connection, asker)
+  const candidates = [...found.filter(({ name }) => name !== left), ...found.filter(({ name }) => name === left)]
   let last: NsmError | undefined
   for (const [at, { name, payload, hop }] of candidates.entries()) {
     signal.throwIfAborted()
     try {
-      const asked = clone(ConnectionSchema, connection)
-      asked.networkServiceEndpointName = name
-      if (payload !== undefined) asked.payload = payload
+      const asked = { ...connection, networkServiceEndpointName: name, payload: payload ?? connection.payload }
       const ask = (limited: AbortSignal) => hop().request({ ...request, connection: asked }, limited)
       const answer = await (at === candidates.length - 1
         ? ask(signal)
         : within(candidateLimit(parts, name, signal), ask))
       checkConnectionLimits(answer)
-      const accepted = clone(ConnectionSchema, answer)
-      accepted.state = State.UP
-      return { accepted: checkSame(accepted, connection), hop: hop() }
+      return { accepted: { ...checkSame(answer, connection), state: State.UP }, hop: hop() }
     } catch (error) {
       last = toNsmError(error)
       if (last.code === 'BUG') parts.log.error('an endpoint failed', { endpoint: name, error: last.message })
@@ -265,6 +274,13 @@ interface Candidate {
 /** An endpoint of this process that is named needs no registry: it is there. */
 function candidatesFor(parts: Parts, connection: Connection, asker: Asker): readonly Candidate[] {
   const named = connection.networkServiceEndpointName
+  const { domains } = parts
+  const domain = domainOf(connection)
+  // The other domain's endpoint is chosen by whoever knows its registry.
+  if (domains && domain !== undefined) {
+    const hop = domains.hop({ domain, from: asker.peer.address })
+    return [{ name: named, payload: undefined, hop: () => hop }]
+  }
   const local = named === '' ? undefined : parts.localEndpoint(named)
   if (local) return [{ name: named, payload: undefined, hop: () => localHop(local, asker) }]
   const { endpoints, payload } = parts.discovery.find(connection)
@@ -293,20 +309,6 @@ function tryCandidates(parts: Parts, connection: Connection, asker: Asker): read
     return candidatesFor(parts, connection, asker)
   } catch {
     return []
-  }
-}
-
-/** Runs works of one key one after the other. */
-function createTurns(): <T>(id: string, work: () => Promise<T>) => Promise<T> {
-  const last = new Map<string, Promise<unknown>>()
-  return async (id, work) => {
-    const turn = (last.get(id) ?? Promise.resolve()).then(work, work)
-    last.set(id, turn)
-    try {
-      return await turn
-    } finally {
-      if (last.get(id) === turn) last.delete(id)
-    }
   }
 }
 

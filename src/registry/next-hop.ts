@@ -9,6 +9,7 @@ import type { NetworkServiceEndpoint } from '../nsm/generated/registry_pb.js'
 import { stampTokens } from '../nsm/path.ts'
 import type { OwnHop, PeerContext } from '../nsm/peer.ts'
 import type { EndpointServer } from './endpoint-server.ts'
+import { KeptOpen } from './kept-open.ts'
 import { createWatchChannels, type WatchChannels } from './watch-channels.ts'
 
 /** The hop behind the manager: an endpoint in this process, or one that is reached by gRPC. */
@@ -54,25 +55,21 @@ interface Remote {
   readonly channel: Channel
   readonly client: NsmClient
   readonly watches: WatchChannels
-  /** Calls and watches under way. */
-  uses: number
-  cancelIdle: () => void
 }
 
 /** Ours: endpoints elsewhere that are dialed at the same time; anybody who may register can name one. */
 const remotesMax = 256
 /** Ours: a close is a courtesy to an endpoint that may be dead, and the next request waits for it. */
 const closeMaxMs = 1_000
-/** Ours: a channel without a call or watch is closed after this; the next call dials again. */
-const idleMaxMs = 60_000
 
 /** Channels to endpoints elsewhere, by address and registrant, opened when needed and closed when unused. */
 export class RemoteHops {
   readonly #parts: { readonly dial: Dial; readonly clock: Clock }
-  readonly #open = new Map<string, Remote>()
+  readonly #open: KeptOpen<Remote>
 
   constructor(parts: { readonly dial: Dial; readonly clock: Clock }) {
     this.#parts = parts
+    this.#open = new KeptOpen({ clock: parts.clock, most: remotesMax, full: tooManyRemotes, close: closeRemote })
   }
 
   /**
@@ -84,9 +81,10 @@ export class RemoteHops {
     const { url, pathIds } = endpoint
     const target = targetOf(url)
     const registrants = [owner ?? '', pathIds[0] ?? ''].filter((id) => id !== '')
-    const use = () => this.#use(`${url} ${registrants.join(' ')}`, { target, registrants })
+    const open = () => this.#dial({ target, registrants })
+    const use = () => this.#open.use(`${url} ${registrants.join(' ')}`, open)
     const call = async <T>(ask: (client: NsmClient) => Promise<T>): Promise<T> => {
-      const { remote, done } = use()
+      const { thing: remote, done } = use()
       try {
         return await ask(remote.client)
       } finally {
@@ -95,7 +93,7 @@ export class RemoteHops {
     }
     return {
       async *monitor(selector, signal) {
-        const { remote, done } = use()
+        const { thing: remote, done } = use()
         try {
           yield* remote.watches.monitor(selector, signal)
         } finally {
@@ -112,47 +110,22 @@ export class RemoteHops {
   }
 
   close(): void {
-    for (const remote of this.#open.values()) closeRemote(remote)
-    this.#open.clear()
+    this.#open.close()
   }
 
-  #use(key: string, to: { readonly target: Target; readonly registrants: readonly string[] }) {
-    const remote = this.#open.get(key) ?? this.#dial(key, to)
-    remote.cancelIdle()
-    remote.uses++
-    const done = () => {
-      remote.uses--
-      if (remote.uses > 0 || this.#open.get(key) !== remote) return
-      remote.cancelIdle = this.#parts.clock.after(idleMaxMs, () => this.#forget(key, remote))
-    }
-    return { remote, done }
-  }
-
-  #dial(key: string, to: { readonly target: Target; readonly registrants: readonly string[] }): Remote {
-    if (this.#open.size >= remotesMax) this.#forgetUnused()
+  #dial(to: { readonly target: Target; readonly registrants: readonly string[] }): Remote {
     const open = () => this.#parts.dial(to.target, (spiffeId) => to.registrants.includes(spiffeId))
     const channel = open()
-    const watches = createWatchChannels(open)
-    const remote = { channel, client: createNsmClient(channel), watches, uses: 0, cancelIdle() {} }
-    this.#open.set(key, remote)
-    return remote
-  }
-
-  #forgetUnused(): void {
-    const unused = [...this.#open].find(([, { uses }]) => uses === 0)
-    if (unused) return void this.#forget(...unused)
-    const message = `${remotesMax} endpoints elsewhere are in use, the most at the same time`
-    throw new NsmError('UNREACHABLE', message, 'try again later')
-  }
-
-  #forget(key: string, remote: Remote): void {
-    closeRemote(remote)
-    this.#open.delete(key)
+    return { channel, client: createNsmClient(channel), watches: createWatchChannels(open) }
   }
 }
 
-function closeRemote({ channel, watches, cancelIdle }: Remote): void {
-  cancelIdle()
+function tooManyRemotes(): NsmError {
+  const message = `${remotesMax} endpoints elsewhere are in use, the most at the same time`
+  return new NsmError('UNREACHABLE', message, 'try again later')
+}
+
+function closeRemote({ channel, watches }: Remote): void {
   channel.close()
   watches.close()
 }

@@ -1,15 +1,21 @@
 import { create } from '@bufbuild/protobuf'
 import type { Clock } from '../base/clock.ts'
+import { createAnswerCache } from '../nsm/encoded-answers.ts'
 import {
+  type NetworkService,
+  type NetworkServiceEndpoint,
   NetworkServiceEndpointRegistry,
+  NetworkServiceEndpointResponseSchema,
   NetworkServiceEndpointSchema,
   NetworkServiceRegistry,
+  NetworkServiceResponseSchema,
   NetworkServiceSchema,
 } from '../nsm/generated/registry_pb.js'
 import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
 import { tokenLifetimeMs } from '../nsm/peer.ts'
 import { claimsOf, failedServerPolicy } from '../nsm/policies.ts'
+import { type Beyond, findEndpointsBeyond, findServicesBeyond } from './domain-find.ts'
 import {
   emptyRegistrationPath,
   enterRegistrationPath,
@@ -17,15 +23,15 @@ import {
   parseRegistrationPath,
   pathMetadataKey,
 } from './path-header.ts'
-import type { Registry } from './registry.ts'
+import type { Found, Registry } from './registry.ts'
 import { checkUrlReach } from './url-reach.ts'
 
 /** The two registry services of NSM over a registry. */
-export function registryServices(registry: Registry, clock: Clock): MethodBinding[] {
-  return [...networkServices(registry, clock), ...endpoints(registry, clock)]
+export function registryServices(registry: Registry, clock: Clock, beyond?: Beyond): MethodBinding[] {
+  return [...networkServices(registry, clock, beyond), ...endpoints(registry, clock, beyond)]
 }
 
-function networkServices(registry: Registry, clock: Clock): MethodBinding[] {
+function networkServices(registry: Registry, clock: Clock, beyond?: Beyond): MethodBinding[] {
   const { register, find, unregister } = NetworkServiceRegistry.method
   return [
     unary(register, async (service, call) => {
@@ -40,18 +46,17 @@ function networkServices(registry: Registry, clock: Clock): MethodBinding[] {
       hop.answer()
       return {}
     }),
-    serverStream(find, async function* (query, call) {
+    serverStream(find, (query, call) => {
       const wanted = query.networkService ?? create(NetworkServiceSchema)
-      if (!query.watch) for (const networkService of registry.findServices(wanted)) yield { networkService }
-      else {
-        const found = registry.watchServices(wanted, call.signal)
-        for await (const { entry, deleted } of found) yield { networkService: entry, deleted }
-      }
+      const elsewhere = findServicesBeyond({ registry, beyond, watch: query.watch }, wanted, call)
+      if (elsewhere) return serviceEvents(elsewhere)
+      if (query.watch) return serviceEvents(registry.watchServices(wanted, call.signal))
+      return servicesFound(registry.findServices(wanted))
     }),
   ]
 }
 
-function endpoints(registry: Registry, clock: Clock): MethodBinding[] {
+function endpoints(registry: Registry, clock: Clock, beyond?: Beyond): MethodBinding[] {
   const { register, find, unregister } = NetworkServiceEndpointRegistry.method
   return [
     unary(register, async (endpoint, call) => {
@@ -69,16 +74,31 @@ function endpoints(registry: Registry, clock: Clock): MethodBinding[] {
       hop.answer()
       return {}
     }),
-    serverStream(find, async function* (query, call) {
+    serverStream(find, (query, call) => {
       const wanted = query.networkServiceEndpoint ?? create(NetworkServiceEndpointSchema)
-      if (!query.watch) {
-        for (const networkServiceEndpoint of registry.findEndpoints(wanted)) yield { networkServiceEndpoint }
-      } else {
-        const found = registry.watchEndpoints(wanted, call.signal)
-        for await (const { entry, deleted } of found) yield { networkServiceEndpoint: entry, deleted }
-      }
+      const elsewhere = findEndpointsBeyond({ registry, beyond, watch: query.watch }, wanted, call)
+      if (elsewhere) return endpointEvents(elsewhere)
+      if (query.watch) return endpointEvents(registry.watchEndpoints(wanted, call.signal))
+      return endpointsFound(registry.findEndpoints(wanted))
     }),
   ]
+}
+
+/* What the registry holds is found far more often than it changes: its answers are encoded once. */
+const servicesFound = createAnswerCache(NetworkServiceResponseSchema, (networkService: NetworkService) => ({
+  networkService,
+}))
+const endpointsFound = createAnswerCache(
+  NetworkServiceEndpointResponseSchema,
+  (networkServiceEndpoint: NetworkServiceEndpoint) => ({ networkServiceEndpoint }),
+)
+
+async function* serviceEvents(found: AsyncIterable<Found<NetworkService>>) {
+  for await (const { entry, deleted } of found) yield { networkService: entry, deleted }
+}
+
+async function* endpointEvents(found: AsyncIterable<Found<NetworkServiceEndpoint>>) {
+  for await (const { entry, deleted } of found) yield { networkServiceEndpoint: entry, deleted }
 }
 
 /**

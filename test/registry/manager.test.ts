@@ -38,6 +38,7 @@ class FakeEndpoint implements EndpointServer {
   readonly peers: string[] = []
   readonly origins: (string | undefined)[] = []
   refuse: NsmError | undefined
+  hangOnClose = false
   readonly #name: string
   readonly #own: (audience: string) => ReturnType<OwnHop['token']>
 
@@ -63,6 +64,7 @@ class FakeEndpoint implements EndpointServer {
 
   async close(connection: Connection) {
     this.closed.push(connection)
+    if (this.hangOnClose) await new Promise(() => {})
   }
 }
 
@@ -349,6 +351,31 @@ describe('the manager', () => {
     expect(endpoint.closed).toHaveLength(1)
     expect(endpoint.requests).toHaveLength(2)
     expect(again.state).toBe(State.UP)
+  })
+
+  test('reselect asks the endpoint that is left last', async () => {
+    const { mesh, server, offer } = await startMesh()
+    for (const name of ['nse-1', 'nse-2', 'nse-3']) offer(name)
+    const client = mesh.client(server)
+    let connection = await client.request(firstRequest({}, 'laptop'))
+    for (let i = 0; i < 6; i++) {
+      const left = connection.networkServiceEndpointName
+      const wanted = { ...connection, state: State.RESELECT_REQUESTED, networkServiceEndpointName: '' }
+      connection = await client.request(firstRequest(wanted))
+      expect(connection.networkServiceEndpointName).not.toBe(left)
+    }
+  })
+
+  test('reselect does not wait for an endpoint that does not hear of its close', async () => {
+    const { mesh, server, offer } = await startMesh()
+    const [one, two] = [offer('nse-1'), offer('nse-2')]
+    const client = mesh.client(server)
+    const connection = await client.request(firstRequest({}, 'laptop'))
+    const [left, other] = connection.networkServiceEndpointName === 'nse-1' ? [one, two] : [two, one]
+    left.hangOnClose = true
+    const wanted = firstRequest({ ...connection, state: State.RESELECT_REQUESTED, networkServiceEndpointName: '' })
+    await client.request(wanted)
+    expect([left.requests.length, other.requests.length]).toEqual([1, 1])
   })
 
   test('hides the inner text of a defect', async () => {

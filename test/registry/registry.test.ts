@@ -72,6 +72,20 @@ describe('the registry', () => {
     expect(await client.findEndpoints({})).toEqual([])
   })
 
+  test('finds an entry as it is registered at the moment, though its answer was sent before', async () => {
+    const { clientOf } = await startRegistry()
+    const client = clientOf('/nse')
+    const urls = async () => (await client.findEndpoints({ networkServiceNames: ['net'] })).map(({ url }) => url)
+    for (const url of ['tcp://127.0.0.1:1', 'tcp://127.0.0.1:2']) {
+      await client.registerEndpoint({ ...endpoint('nse-1'), url })
+      await client.registerService({ name: 'net', payload: url })
+      for (const _ of [1, 2]) expect(await urls()).toEqual([url])
+      expect((await client.findServices({ name: 'net' })).map(({ payload }) => payload)).toEqual([url])
+    }
+    await client.unregisterEndpoint({ name: 'nse-1' })
+    expect(await urls()).toEqual([])
+  })
+
   test('binds a name to its first identity until it is unregistered or expired', async () => {
     const { clock, clientOf } = await startRegistry()
     const owner = clientOf('/owner')
