@@ -1,10 +1,11 @@
-import { clone, create } from '@bufbuild/protobuf'
+import { create } from '@bufbuild/protobuf'
 import { familyBits, formatAddress, formatPrefix, type IpAddress, type Prefix, prefixContains } from '../base/ip.ts'
-import { type Connection, ConnectionSchema, State } from '../nsm/generated/connection_pb.js'
+import { type Connection, State } from '../nsm/generated/connection_pb.js'
 import {
   type ConnectionContext,
   ConnectionContextSchema,
   DNSConfigSchema,
+  type DNSContext,
   DNSContextSchema,
   type IPContext,
   IPContextSchema,
@@ -19,16 +20,37 @@ export interface Grant {
   readonly endpointName: string
   /** `address/32` and `/128` of the member. */
   readonly addresses: readonly string[]
-  /** Of the whole vL3: what the member's route covers, whichever sites there are or will be. */
-  readonly prefixes: readonly Prefix[]
-  /** Of this endpoint, one for each prefix. */
-  readonly gateways: readonly IpAddress[]
-  readonly dnsDomain: string
+  readonly shared: SharedContext
   readonly mtuBytes: number
   /** Where the member's WireGuard finds us. */
   readonly address: string
   readonly port: number
   readonly publicKey: Uint8Array
+}
+
+/** What every member gets alike, made once: answers share its messages, so nobody may change them. */
+export interface SharedContext {
+  readonly dstIpAddrs: readonly string[]
+  readonly srcRoutes: readonly Route[]
+  readonly dnsContext: DNSContext
+}
+
+/**
+ * The prefixes are those of the whole vL3, which a member's route covers, whichever sites there are or will be; the
+ * gateways are this endpoint's, one for each prefix.
+ */
+export function sharedContext(of: {
+  readonly prefixes: readonly Prefix[]
+  readonly gateways: readonly IpAddress[]
+  readonly dnsDomain: string
+}): SharedContext {
+  const dnsServerIps = of.gateways.map(formatAddress)
+  const configs = [create(DNSConfigSchema, { dnsServerIps, searchDomains: [of.dnsDomain] })]
+  return {
+    dstIpAddrs: of.gateways.map((gateway) => formatPrefix(hostPrefix(gateway))),
+    srcRoutes: of.prefixes.flatMap((prefix) => routesOf(prefix, of.gateways)),
+    dnsContext: create(DNSContextSchema, { configs }),
+  }
 }
 
 /**
@@ -37,33 +59,31 @@ export interface Grant {
  * that nothing of an endpoint it was connected to before survives; what it asked for stays.
  */
 export function buildAnswer(entered: Connection, offer: Offer, grant: Grant): Connection {
-  const answer = clone(ConnectionSchema, entered)
   const { address, port, publicKey, mtuBytes } = grant
-  answer.mechanism = wireGuardMechanism(
-    { dstIp: address, dstPort: port, dstPublicKey: publicKey, mtuBytes },
-    offer.mechanism,
-  )
-  answer.context = contextOf(entered.context, grant)
-  answer.payload = 'IP'
-  answer.state = State.UP
-  answer.networkServiceEndpointName = grant.endpointName
-  return answer
+  const ours = { dstIp: address, dstPort: port, dstPublicKey: publicKey, mtuBytes }
+  return {
+    ...entered,
+    mechanism: wireGuardMechanism(ours, offer.mechanism),
+    context: contextOf(entered.context, grant),
+    payload: 'IP',
+    state: State.UP,
+    networkServiceEndpointName: grant.endpointName,
+  }
 }
 
 function contextOf(sent: ConnectionContext | undefined, grant: Grant): ConnectionContext {
-  const gateways = grant.gateways.map(formatAddress)
-  return create(ConnectionContextSchema, {
+  return {
+    ...create(ConnectionContextSchema),
     ...(sent && { extraContext: sent.extraContext }),
     ipContext: ipContextOf(sent?.ipContext, grant),
-    dnsContext: create(DNSContextSchema, {
-      configs: [create(DNSConfigSchema, { dnsServerIps: gateways, searchDomains: [grant.dnsDomain] })],
-    }),
+    dnsContext: grant.shared.dnsContext,
     MTU: grant.mtuBytes,
-  })
+  }
 }
 
 function ipContextOf(sent: IPContext | undefined, grant: Grant): IPContext {
-  return create(IPContextSchema, {
+  return {
+    ...create(IPContextSchema),
     ...(sent && {
       excludedPrefixes: sent.excludedPrefixes,
       extraPrefixRequest: sent.extraPrefixRequest,
@@ -71,10 +91,10 @@ function ipContextOf(sent: IPContext | undefined, grant: Grant): IPContext {
       dstIpRequired: sent.dstIpRequired,
     }),
     srcIpAddrs: [...grant.addresses],
-    dstIpAddrs: grant.gateways.map((gateway) => formatPrefix(hostPrefix(gateway))),
-    srcRoutes: grant.prefixes.flatMap((prefix) => routesOf(prefix, grant.gateways)),
+    dstIpAddrs: [...grant.shared.dstIpAddrs],
+    srcRoutes: [...grant.shared.srcRoutes],
     dstRoutes: grant.addresses.map((prefix) => create(RouteSchema, { prefix })),
-  })
+  }
 }
 
 /**

@@ -3,30 +3,48 @@ import type { Hub } from '../tunnel/hub.ts'
 import { fromBase64, type LeaseParts, peerOf, reported, toBase64 } from './lease-parts.ts'
 import type { Member, Members } from './members.ts'
 import type { Offer } from './offer.ts'
+import type { Lease } from './store.ts'
+
+/** A lease that is given: the member is known, and found by others, from this moment on. */
+export interface GrantedLease {
+  readonly member: Member
+  /** Resolves with the member when its WireGuard peer is live and its row on disk; else the lease is ended and it throws. */
+  readonly live: Promise<Member>
+}
 
 /**
- * Gives or renews a lease; the WireGuard peer is live when it resolves. Throws `CONFLICT` when a prefix has no address,
- * `REFUSED` for too many connections of one identity.
- * Nothing is changed when the addresses cannot be had; what fails later ends the lease as a whole.
+ * Gives or renews a lease at once. Throws `CONFLICT` when a prefix has no address, `REFUSED` for too many connections of
+ * one identity, and then nothing is changed.
  */
-export async function grantLease(parts: LeaseParts, offer: Offer): Promise<Member> {
+export function grantLease(parts: LeaseParts, offer: Offer): GrantedLease {
   const { members, plan, clock } = parts
   const current = members.find(offer.spiffeId, offer.connectionId)
   const { spiffeId, excluded } = offer
   if (!current) checkQuota(members, offer)
   const addresses = plan.allocate({ spiffeId, excluded, current: current?.addresses ?? [], nowMs: clock.wallMs() })
   const member = memberOf(offer, addresses, current, members)
-  try {
-    await applyPeer(parts.hub, member, current)
-    parts.store.put(parts.service, { ...member, releasedMs: undefined })
-  } catch (error) {
-    await abandon(parts, member, current)
-    throw toNsmError(error)
-  }
   plan.release(current?.addresses.filter((address) => !addresses.includes(address)) ?? [], clock.wallMs())
   members.put(member)
+  return { member, live: bringUp(parts, member, current) }
+}
+
+/** The hub is asked at once, before whatever is asked of it later; the row is written only for a peer that is live. */
+async function bringUp(parts: LeaseParts, member: Member, current: Member | undefined): Promise<Member> {
+  try {
+    await applyPeer(parts.hub, member, current)
+    const present = presentOf(parts, member)
+    if (present) await persist(parts, { ...present, releasedMs: undefined })
+  } catch (error) {
+    await abandon(parts, member, current).catch(reported(parts.log))
+    throw toNsmError(error)
+  }
   if (!current) logMember(parts, 'a member joined', member)
   return member
+}
+
+async function persist({ store, service }: LeaseParts, lease: Lease): Promise<void> {
+  store.put(service, lease)
+  await store.committed()
 }
 
 /** Ours: live connections of one identity, or of one workload behind a relay; more would let one member take the addresses of all others. */
@@ -56,28 +74,40 @@ function memberOf(offer: Offer, addresses: readonly string[], current: Member | 
 /** The old key goes before the new one comes [security V2]; a refresh that changes nothing does not touch the hub. */
 async function applyPeer(hub: Hub, member: Member, current: Member | undefined): Promise<void> {
   const isSameKey = current?.publicKey === member.publicKey
-  if (current && !isSameKey) await hub.removePeer(fromBase64(current.publicKey))
   if (isSameKey && current.addresses.join() === member.addresses.join()) return
-  await hub.setPeer(peerOf(member, isSameKey ? undefined : member.underlay))
+  const gone = current && !isSameKey ? hub.removePeer(fromBase64(current.publicKey)) : undefined
+  await Promise.all([gone, hub.setPeer(peerOf(member, isSameKey ? undefined : member.underlay))])
 }
 
-/** Leaves neither the old nor the new peer behind. */
+/** Ends what could not be brought up, unless another lease has taken its place: that one has done away with it. */
 async function abandon(parts: LeaseParts, member: Member, current: Member | undefined): Promise<void> {
-  if (current) await endLease(parts, current, 'failed').catch(reported(parts.log))
-  if (current?.publicKey !== member.publicKey) {
-    await parts.hub.removePeer(fromBase64(member.publicKey)).catch(reported(parts.log))
-  }
-  parts.plan.release(member.addresses, parts.clock.wallMs())
+  const { hub, members, plan, clock } = parts
+  const present = presentOf(parts, member)
+  if (!present) return
+  if (current) return endLease(parts, present, 'failed')
+  members.remove(present)
+  plan.release(member.addresses, clock.wallMs())
+  await hub.removePeer(fromBase64(member.publicKey))
 }
 
-/** Ends a lease: the WireGuard peer first, so that nothing flows any more [security V7]; then its addresses rest. */
+/** The member as it is known, unless it has ended or was replaced; its underlay may have been noted meanwhile. */
+function presentOf({ members }: LeaseParts, member: Member): Member | undefined {
+  const present = members.find(member.spiffeId, member.connectionId)
+  const isSame = present?.publicKey === member.publicKey && present.segmentId === member.segmentId
+  return isSame ? present : undefined
+}
+
+/**
+ * Ends a lease: the WireGuard peer first, so that nothing flows any more [security V7]; then its addresses rest, and
+ * nobody else gets them before the rest is over. Resolves when the hub and the disk know.
+ */
 export async function endLease(parts: LeaseParts, member: Member, why: string): Promise<void> {
-  const { hub, members, plan, store, clock } = parts
+  const { hub, members, plan, clock } = parts
   members.remove(member)
-  await hub.removePeer(fromBase64(member.publicKey)).catch(reported(parts.log))
+  const gone = hub.removePeer(fromBase64(member.publicKey)).catch(reported(parts.log))
   const releasedMs = clock.wallMs()
   plan.release(member.addresses, releasedMs)
-  store.put(parts.service, { ...member, releasedMs })
+  await Promise.all([gone, persist(parts, { ...member, releasedMs })])
   logMember(parts, 'a member left', member, why)
 }
 

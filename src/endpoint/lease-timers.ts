@@ -1,5 +1,5 @@
 import type { Clock } from '../base/clock.ts'
-import type { Member } from './members.ts'
+import { type Member, memberKey } from './members.ts'
 
 /** Ours: how often the members' underlay addresses are noted and rested leases forgotten. */
 const housekeepingMs = 10_000
@@ -19,13 +19,13 @@ export class LeaseTimers {
     this.cancel(member)
     if (this.#stopped) return
     const delayMs = Math.max(0, member.expiresMs - this.#clock.wallMs())
-    this.#cancels.set(timerKey(member), this.#clock.after(delayMs, action))
+    this.#cancels.set(memberKey(member), this.#clock.after(delayMs, action))
   }
 
   /** Forgets the member's timer. */
   cancel(member: Member): void {
-    this.#cancels.get(timerKey(member))?.()
-    this.#cancels.delete(timerKey(member))
+    this.#cancels.get(memberKey(member))?.()
+    this.#cancels.delete(memberKey(member))
   }
 
   /** Calls `action` once after the time between two rounds of housekeeping. */
@@ -40,8 +40,4 @@ export class LeaseTimers {
     for (const cancel of this.#cancels.values()) cancel()
     this.#cancels.clear()
   }
-}
-
-function timerKey({ spiffeId, connectionId }: Member): string {
-  return JSON.stringify([spiffeId, connectionId])
 }

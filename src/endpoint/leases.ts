@@ -1,8 +1,9 @@
 import { NsmError } from '../base/errors.ts'
+import { createTurns } from '../base/turns.ts'
 import { endLease, grantLease, holderToRetire } from './grant-lease.ts'
 import { type LeaseParts, reported } from './lease-parts.ts'
 import { LeaseTimers } from './lease-timers.ts'
-import type { Member } from './members.ts'
+import { type Member, memberKey } from './members.ts'
 import type { Offer } from './offer.ts'
 import { noteUnderlays, restoreLeases } from './restore-leases.ts'
 
@@ -18,62 +19,56 @@ export interface Leases {
   stop(): Promise<void>
 }
 
-/** Leases over a hub and a store; operations run one after the other, in the order of the calls. */
+/**
+ * Leases over a hub and a store. A change is made in one go, its effects on the hub in the order of the changes; only the
+ * waits for hub and disk overlap, and those of one member do not.
+ */
 export function createLeases(parts: LeaseParts): Leases {
   const timers = new LeaseTimers(parts.clock)
-  const inTurn = createTurns()
+  const turns = createTurns()
   let stopped = false
   const end = async (member: Member, why: string) => {
     timers.cancel(member)
     await endLease(parts, member, why)
   }
-  const arm = (member: Member) => timers.arm(member, () => void inTurn(() => expire(member)).catch(reported(parts.log)))
-  const expire = async (armed: Member) => {
-    const member = parts.members.find(armed.spiffeId, armed.connectionId)
-    if (!member) return
-    if (member.expiresMs > parts.clock.wallMs()) arm(member)
-    else await end(member, 'expired')
-  }
+  const arm = (member: Member) => timers.arm(member, () => void expire(member).catch(reported(parts.log)))
+  const expire = (armed: Member) =>
+    turns.run(memberKey(armed), async () => {
+      const member = parts.members.find(armed.spiffeId, armed.connectionId)
+      if (!member) return
+      if (member.expiresMs > parts.clock.wallMs()) arm(member)
+      else await end(member, 'expired')
+    })
   const keepHouse = () => {
     timers.housekeeping(() => void keepHouse())
-    return inTurn(() => noteUnderlays(parts)).catch(reported(parts.log))
+    return noteUnderlays(parts).catch(reported(parts.log))
   }
   return {
-    restore: () =>
-      inTurn(async () => {
-        for (const member of await restoreLeases(parts)) arm(member)
-        timers.housekeeping(() => void keepHouse())
-      }),
+    async restore() {
+      for (const member of await restoreLeases(parts)) arm(member)
+      timers.housekeeping(() => void keepHouse())
+    },
     grant: (offer, signal) =>
-      inTurn(async () => {
+      turns.run(memberKey(offer), async () => {
         signal.throwIfAborted()
         if (stopped) throw new NsmError('UNREACHABLE', 'the endpoint is not available: it stops', 'try again')
         const holder = holderToRetire(parts, offer)
-        if (holder) await end(holder, 'replaced')
-        const member = await grantLease(parts, offer)
-        arm(member)
-        return member
+        const retired = holder && end(holder, 'replaced').catch(reported(parts.log))
+        const granted = grantLease(parts, offer)
+        arm(granted.member)
+        await retired
+        return granted.live
       }),
     end: (member, why) =>
-      inTurn(async () => {
+      turns.run(memberKey(member), async () => {
         const present = parts.members.find(member.spiffeId, member.connectionId)
         if (present?.segmentId === member.segmentId) await end(present, why)
       }),
-    stop: () =>
-      inTurn(async () => {
-        stopped = true
-        timers.stop()
-        await noteUnderlays(parts).catch(reported(parts.log))
-      }),
-  }
-}
-
-/** Runs asynchronous work one piece after the other. */
-function createTurns(): <T>(work: () => Promise<T>) => Promise<T> {
-  let last: Promise<unknown> = Promise.resolve()
-  return (work) => {
-    const turn = last.then(work)
-    last = turn.catch(() => {})
-    return turn
+    async stop() {
+      stopped = true
+      await turns.settled()
+      timers.stop()
+      await noteUnderlays(parts).catch(reported(parts.log))
+    },
   }
 }

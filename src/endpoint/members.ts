@@ -24,6 +24,11 @@ export interface Member {
   readonly underlay: UnderlayAddress | undefined
 }
 
+/** One text for an identity and its connection id; both may hold any character. */
+export function memberKey({ spiffeId, connectionId }: Pick<Member, 'spiffeId' | 'connectionId'>): string {
+  return `${spiffeId.length} ${spiffeId} ${connectionId}`
+}
+
 /** The live members of one vL3; knows them by connection, by key, by name and by address. */
 export class Members {
   readonly #byConnection = new Map<string, Member>()
@@ -43,7 +48,7 @@ export class Members {
   put(member: Member): void {
     const before = this.find(member.spiffeId, member.connectionId)
     if (before) this.remove(before)
-    this.#byConnection.set(connectionKey(member.spiffeId, member.connectionId), member)
+    this.#byConnection.set(memberKey(member), member)
     this.#count(member, 1)
     this.#bySegment.set(member.segmentId, member)
     this.#byKey.set(member.publicKey, member)
@@ -55,7 +60,7 @@ export class Members {
 
   /** Removes exactly this member; one that was replaced is left alone. */
   remove(member: Member): void {
-    const key = connectionKey(member.spiffeId, member.connectionId)
+    const key = memberKey(member)
     if (this.#byConnection.get(key) !== member) return
     this.#byConnection.delete(key)
     this.#count(member, -1)
@@ -70,7 +75,7 @@ export class Members {
 
   /** The member of an identity and its connection id. */
   find(spiffeId: string, connectionId: string): Member | undefined {
-    return this.#byConnection.get(connectionKey(spiffeId, connectionId))
+    return this.#byConnection.get(memberKey({ spiffeId, connectionId }))
   }
 
   /** The member behind the endpoint's own connection id. */
@@ -156,11 +161,7 @@ function isVariant(candidate: string, label: string): boolean {
 }
 
 function askerKey({ spiffeId, origin }: Pick<Member, 'spiffeId' | 'origin'>): string {
-  return JSON.stringify(origin === undefined || origin === spiffeId ? [spiffeId] : [spiffeId, origin])
-}
-
-function connectionKey(spiffeId: string, connectionId: string): string {
-  return JSON.stringify([spiffeId, connectionId])
+  return memberKey({ spiffeId, connectionId: origin === undefined || origin === spiffeId ? '' : origin })
 }
 
 function bare(address: string): string {

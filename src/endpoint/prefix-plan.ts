@@ -67,7 +67,8 @@ export class PrefixPlan {
   }
 
   /**
-   * The wanted part, else one that rests for this owner, else the lowest free one of the first prefix that has one.
+   * The wanted part, else one that rests for this owner, else the lowest free one: of the first prefix of which this owner
+   * has nothing, so that an endpoint of NSM that asks once for each family gets both, else of the first that has one.
    * Throws `REFUSED` for too many parts of one site.
    */
   allocate(request: SitePrefixRequest): Prefix | 'exhausted' {
@@ -122,8 +123,10 @@ export class PrefixPlan {
     )?.prefix
   }
 
-  #lowest({ excluded }: SitePrefixRequest): Prefix | undefined {
-    for (const whole of this.#settings.prefixes) {
+  #lowest({ owner, excluded }: SitePrefixRequest): Prefix | undefined {
+    const own = this.entries().filter((entry) => entry.owner === owner)
+    const hasPart = (whole: Prefix) => Number(own.some(({ prefix }) => prefixCovers(whole, prefix)))
+    for (const whole of this.#settings.prefixes.toSorted((a, b) => hasPart(a) - hasPart(b))) {
       const { family } = whole
       const length = siteLengthOf(whole, this.#settings.siteLength)
       const free = new FreeRanges(rangeOf(whole))

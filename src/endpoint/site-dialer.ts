@@ -13,7 +13,8 @@ import type { SiteLink } from './site-links.ts'
 import type { SiteEnd } from './vl3.ts'
 
 /* Of two endpoints of one vL3, the one with the greater name dials: so there is one link between them, and a site that
- * joined dials the first one, whose name is the shortest.
+ * joined dials the first one, whose name is the shortest. NSM's endpoints dial those that were there before them, once
+ * [NSM cmd-nse-vl3-vpp]; so the lesser one dials too when nobody linked them for a while, until the other one does.
  *
  * registry says there is one --request--> linked --refresh, or at once when the monitor is lost--> linked
  *                                            |-- gone from the registry and not to be reached --> unlinked */
@@ -38,6 +39,8 @@ const refreshMaxMs = 15_000
 /** Ours: pauses between tries. */
 const pauseFirstMs = 300
 const pauseMaxMs = 5_000
+/** Ours: an endpoint of ours dials as soon as it sees the other; one of NSM asks for its own address first. */
+const yieldMs = 5_000
 /** Ours: what a link may cost when it is taken back. */
 const closeTimeoutMs = 2_000
 
@@ -48,7 +51,7 @@ export function dialSites(parts: SiteDialerParts): { stop(): Promise<void> } {
   const running = new Set<Promise<void>>()
   const follow = async () => {
     for await (const { entry, deleted } of parts.watch(stopping.signal)) {
-      if (entry.name < parts.ownName) note(entry, deleted)
+      if (entry.name !== parts.ownName) note(entry, deleted)
     }
   }
   const note = (entry: NetworkServiceEndpoint, deleted: boolean) => {
@@ -94,6 +97,7 @@ async function keepLinked(parts: SiteDialerParts, peer: Peer, signal: AbortSigna
     pauseMs = pauseFirstMs
   }
   for (let isFresh = false; !signal.aborted; isFresh = true) {
+    if (!(await isOurTurn(parts, peer, signal))) break
     try {
       await refreshLink(parts, { peer, isFresh, onLinked }, signal)
     } catch (error) {
@@ -108,7 +112,30 @@ async function keepLinked(parts: SiteDialerParts, peer: Peer, signal: AbortSigna
   if (link) await end.unlink(link, signal.aborted ? 'closed' : 'gone')
 }
 
-/** Makes the link and refreshes it until the other site is lost or moves; at the end of it all it closes the link there. */
+/**
+ * Resolves at once for the one that dials, for the other one when nobody linked them all the while, or when it did so
+ * itself; false when it is over.
+ */
+async function isOurTurn(parts: SiteDialerParts, peer: Peer, signal: AbortSignal): Promise<boolean> {
+  if (peer.name < parts.ownName) return true
+  for (let hasWaited = false; !signal.aborted && !peer.isGone; hasWaited = true) {
+    const dialer = dialerOf(parts, peer)
+    if (dialer === 'we' || (dialer === 'nobody' && hasWaited)) return true
+    await sleep(parts.clock, yieldMs, signal).catch(() => {})
+  }
+  return false
+}
+
+function dialerOf({ end, ownName }: SiteDialerParts, peer: Peer): 'we' | 'they' | 'nobody' {
+  const link = end.linkWith(peer.name)
+  if (!link) return 'nobody'
+  return link.connectionId === idOf(ownName, peer.name) ? 'we' : 'they'
+}
+
+/**
+ * Makes the link and refreshes it until the other site is lost or moves; at the end of it all, or when the other one dials
+ * after all, it closes the link there.
+ */
 async function refreshLink(
   parts: SiteDialerParts,
   link: { readonly peer: Peer; readonly isFresh: boolean; readonly onLinked: (link: SiteLink) => void },
@@ -119,14 +146,18 @@ async function refreshLink(
   const opened = parts.open(url)
   let { isFresh } = link
   let last: Connection | undefined
+  let givesWay = false
   try {
     for (let isLost = false; !isLost && !signal.aborted && url === peer.url; isFresh = false) {
+      givesWay = last !== undefined && peer.name > parts.ownName && dialerOf(parts, peer) === 'they'
+      if (givesWay) break
       last = await opened.client.request(requestOf(parts, peer, last), signal)
       onLinked(await parts.end.link(last, { spiffeId: serverOf(last), isFresh }))
       isLost = await dueOrLost(parts, { client: opened.client, answer: last }, signal)
     }
   } finally {
-    if (signal.aborted && last) await opened.client.close(last, AbortSignal.timeout(closeTimeoutMs)).catch(() => {})
+    if ((signal.aborted || givesWay) && last)
+      await opened.client.close(last, AbortSignal.timeout(closeTimeoutMs)).catch(() => {})
     opened.close()
   }
 }
@@ -134,17 +165,20 @@ async function refreshLink(
 /** The whole request each time, since what lies behind us may have grown; a refresh goes along the path it has. */
 function requestOf(parts: SiteDialerParts, peer: Peer, last: Connection | undefined): NetworkServiceRequest {
   const { end, ownName, address } = parts
-  const id = createHash('sha256')
-    .update(JSON.stringify([ownName, peer.name]))
-    .digest('hex')
-    .slice(0, connectionIdDigits)
-  const request = end.request({ endpointName: peer.name, clientName: `${ownName}-link`, id, address })
+  const id = idOf(ownName, peer.name)
+  const request = end.request({ endpointName: peer.name, clientName: ownName, id, address })
   if (request.connection && last?.path) request.connection.path = last.path
   return request
 }
 
-/** Ours: hexadecimal digits of a connection id that is the same after a restart. */
+/** Ours: hexadecimal digits of a connection id. */
 const connectionIdDigits = 32
+
+/** The id of the connection, the same after a restart. */
+function idOf(ownName: string, peerName: string): string {
+  const names = JSON.stringify([ownName, peerName])
+  return createHash('sha256').update(names).digest('hex').slice(0, connectionIdDigits)
+}
 
 /** The policies have checked that this token is the server's own. */
 function serverOf(answer: Connection): string {

@@ -7,18 +7,24 @@ import type { AddressPlan } from './addresses.ts'
 import { buildEchoRequest } from './ip-packet.ts'
 import { fromBase64, reported } from './lease-parts.ts'
 import type { UnderlayAddress } from './members.ts'
+import type { NameSite } from './site-names.ts'
+import { SiteWatch } from './site-watch.ts'
 
 /** Another site of the same vL3, as the hub has it. */
 export interface SiteLink {
   readonly spiffeId: string
+  /** Name of the other endpoint. */
+  readonly endpointName: string
   /** The dialing side's id of the connection. */
   readonly connectionId: string
   /** Our id of the connection. */
   readonly segmentId: string
   /** WireGuard public key, base64. */
   readonly publicKey: string
-  /** Addresses, without length, at which the other site answers for names. */
+  /** Its own addresses, without length. */
   readonly gateways: readonly string[]
+  /** Addresses, without length, at which it answers for names. */
+  readonly nameServers: readonly string[]
   /** All that lies behind it: exactly what it may send from. */
   readonly prefixes: readonly string[]
   readonly underlay: UnderlayAddress | undefined
@@ -28,7 +34,7 @@ export interface SiteLink {
 
 /** What links act on. */
 export interface SiteLinksParts {
-  readonly hub: Pick<Hub, 'setPeer' | 'removePeer' | 'sendLocal'>
+  readonly hub: Pick<Hub, 'setPeer' | 'removePeer' | 'sendLocal' | 'stats'>
   readonly plan: AddressPlan
   /** False: these prefixes are not that site's. */
   readonly mayHold: (spiffeId: string, prefixes: readonly string[]) => boolean
@@ -46,10 +52,13 @@ export class SiteLinks {
   readonly #parts: SiteLinksParts
   readonly #links = new Map<string, SiteLink>()
   readonly #timers = new Map<string, () => void>()
+  readonly #watch: SiteWatch
   #last: Promise<unknown> = Promise.resolve()
 
   constructor(parts: SiteLinksParts) {
     this.#parts = parts
+    const { hub, plan, clock, log } = parts
+    this.#watch = new SiteWatch({ hub, sites: () => this.all(), gateways: plan.gateways, clock, log })
   }
 
   /** All live links. */
@@ -57,9 +66,22 @@ export class SiteLinks {
     return [...this.#links.values()]
   }
 
+  /** The other sites as places of names. */
+  nameSites(): readonly NameSite[] {
+    return this.all().map(({ nameServers, publicKey }) => ({
+      nameServers,
+      presence: this.#watch.presenceOf(publicKey),
+    }))
+  }
+
   /** The link with this WireGuard key. */
   byKey(publicKey: string): SiteLink | undefined {
     return this.#links.get(publicKey)
+  }
+
+  /** The link with the endpoint of this name. */
+  withEndpoint(endpointName: string): SiteLink | undefined {
+    return this.all().find((link) => link.endpointName === endpointName)
   }
 
   /** The link behind our own connection id. */
@@ -84,6 +106,7 @@ export class SiteLinks {
       this.#arm(link)
       if (isNew) this.#say('a site was linked', link)
       if (hasMoved) this.#wake(link)
+      this.#watch.begin()
     })
   }
 
@@ -106,6 +129,7 @@ export class SiteLinks {
 
   /** Stops the timers. */
   stop(): void {
+    this.#watch.stop()
     for (const cancel of this.#timers.values()) cancel()
     this.#timers.clear()
   }
@@ -155,9 +179,9 @@ export class SiteLinks {
       )
       if (overlap) throw foreign(link, `they overlap those of ${other.spiffeId}`)
     }
-    for (const gateway of link.gateways) {
-      const isBehind = prefixes.some((prefix) => prefixCovers(prefix, hostOf(gateway)))
-      if (!isBehind) throw foreign(link, `the gateway ${gateway} is outside of them`)
+    for (const address of [...link.gateways, ...link.nameServers]) {
+      const isBehind = prefixes.some((prefix) => prefixCovers(prefix, hostOf(address)))
+      if (!isBehind) throw foreign(link, `the address ${address} is outside of them`)
     }
   }
 
@@ -172,9 +196,10 @@ export class SiteLinks {
   }
 }
 
-/** A site that comes back with another WireGuard key takes its own place. */
+/** A site that comes back with another WireGuard key takes its own place; several endpoints of NSM may have one identity. */
 function isReplacedBy(other: SiteLink, link: SiteLink): boolean {
-  return other.spiffeId === link.spiffeId && other.publicKey !== link.publicKey
+  const isSame = other.spiffeId === link.spiffeId && other.endpointName === link.endpointName
+  return isSame && other.publicKey !== link.publicKey
 }
 
 function isSamePlace(a: UnderlayAddress | undefined, b: UnderlayAddress | undefined): boolean {

@@ -4,17 +4,27 @@ import { formatAddress, type IpAddress, parseAddress } from '../base/ip.ts'
 import { buildAnswer, parseQuery, responseCode } from '../dns/message.ts'
 import { answerPacket, dnsPort } from './gateway-dns.ts'
 import { buildUdp, parseUdp, type UdpDatagram } from './ip-packet.ts'
+import type { Presence } from './site-watch.ts'
 import type { ZoneSource } from './zone.ts'
 
 /* A query to the gateway: our own zone answers. Only when it knows no such name, and the asker is no other site, the same
- * question goes to the gateways of all other sites at once. The first positive answer wins; all "no such name" is "no such
- * name"; anything else is SERVFAIL, since the one that was silent may know it. [NSM sdk vl3dns, dnsutils/fanout] */
+ * question goes to the name servers of all other sites at once. The first positive answer wins, so of two members that have one
+ * name at different sites each is known at its own site, and a third site knows the one that is nearer; NSM's endpoints do
+ * the same. All "no such name" is "no such name"; anything else is SERVFAIL, since the one that was silent may know it. A site
+ * that fell silent before is not asked and not waited for. [NSM sdk vl3dns, dnsutils/fanout] */
+
+/** Another site as a place of names. */
+export interface NameSite {
+  /** Its name servers, one or more of each family. */
+  readonly nameServers: readonly string[]
+  readonly presence: Presence
+}
 
 /** What the names of several sites are made from. */
 export interface SiteNamesParts {
   readonly zone: ZoneSource
-  /** Name servers of the other sites; one address each. */
-  readonly others: () => readonly string[]
+  /** The other sites. */
+  readonly others: () => readonly NameSite[]
   /** UDP port of the gateway at which answers of other sites arrive. */
   readonly port: number
   readonly send: (packet: Uint8Array) => void
@@ -29,7 +39,7 @@ const pendingMax = 4_096
 interface Asked {
   readonly datagram: UdpDatagram
   readonly negative: Uint8Array
-  /** `gateway id` of the sites that have not answered. */
+  /** `server id` of the sites that have not answered. */
   readonly open: Set<string>
   readonly cancel: () => void
   failed: boolean
@@ -59,7 +69,7 @@ export class SiteNames {
   /** True when the packet comes from another site's name server. */
   isOther(packet: Uint8Array): boolean {
     const datagram = parseUdp(packet)
-    return datagram !== undefined && this.#parts.others().includes(formatAddress(datagram.source))
+    return datagram !== undefined && this.#isOther(datagram)
   }
 
   /** Forgets the questions under way. */
@@ -68,36 +78,47 @@ export class SiteNames {
     this.#asked.clear()
   }
 
+  #isOther({ source }: UdpDatagram): boolean {
+    const text = formatAddress(source)
+    return this.#parts.others().some(({ nameServers }) => nameServers.includes(text))
+  }
+
   #onQuestion(packet: Uint8Array, datagram: UdpDatagram | undefined): void {
     const { zone, send } = this.#parts
     const reply = answerPacket(zone, packet)
     if (!reply) return
-    const gateways = datagram ? this.#toAsk(datagram, reply) : []
-    if (!datagram || gateways.length === 0) send(reply)
-    else this.#ask(datagram, gateways, reply)
+    if (datagram && this.#isAsked(datagram, reply)) this.#askOthers(datagram, reply)
+    else send(reply)
   }
 
-  /** Nobody for a name that is known here, for a question of another site, and when too much is asked. */
-  #toAsk(datagram: UdpDatagram, reply: Uint8Array): readonly IpAddress[] {
+  /** Not for a name that is known here, not for another site, and not when too much is asked. */
+  #isAsked(datagram: UdpDatagram, reply: Uint8Array): boolean {
     const answered = parseUdp(reply)
-    if (!answered || codeOf(answered.payload) !== responseCode.nameError) return []
-    const others = this.#parts.others()
-    if (others.includes(formatAddress(datagram.source))) return []
-    const gateways = others.map(parseAddress).filter(({ family }) => family === datagram.destination.family)
-    return this.#asked.size + gateways.length > pendingMax ? [] : gateways
+    if (!answered || codeOf(answered.payload) !== responseCode.nameError || this.#isOther(datagram)) return false
+    return this.#asked.size + this.#parts.others().length <= pendingMax
   }
 
-  #ask(datagram: UdpDatagram, gateways: readonly IpAddress[], negative: Uint8Array): void {
-    const { clock, send, port } = this.#parts
+  #askOthers(datagram: UdpDatagram, negative: Uint8Array): void {
+    const sites = this.#parts.others()
+    const live = sites.filter(({ presence }) => presence === 'live')
+    const servers = live.flatMap((site) => serverFor(site, datagram.destination))
+    this.#ask(datagram, servers, { negative, failed: sites.some(({ presence }) => presence === 'silent') })
+  }
+
+  #ask(datagram: UdpDatagram, servers: readonly IpAddress[], reply: Pick<Asked, 'negative' | 'failed'>): void {
+    const { clock, send, port, zone } = this.#parts
     const cancel = clock.after(answerTimeoutMs, () => this.#fail(asked))
-    const asked: Asked = { datagram, negative, open: new Set(), cancel, failed: false }
-    const questions = gateways.map((gateway) => {
-      const id = this.#newId(gateway)
-      asked.open.add(keyOf(gateway, id))
-      this.#asked.set(keyOf(gateway, id), asked)
-      const addresses = { source: datagram.destination, sourcePort: port, destination: gateway }
-      return buildUdp({ ...addresses, destinationPort: dnsPort, payload: withId(datagram.payload, id) })
+    const asked: Asked = { datagram, ...reply, open: new Set(), cancel }
+    const questions = servers.flatMap((server) => {
+      const source = zone.gateways.find(({ family }) => family === server.family)
+      if (!source) return []
+      const id = this.#newId(server)
+      asked.open.add(keyOf(server, id))
+      this.#asked.set(keyOf(server, id), asked)
+      const payload = withId(datagram.payload, id)
+      return [buildUdp({ source, sourcePort: port, destination: server, destinationPort: dnsPort, payload })]
     })
+    if (questions.length === 0) this.#conclude(asked)
     for (const question of questions) send(question)
   }
 
@@ -112,8 +133,13 @@ export class SiteNames {
     const code = codeOf(payload)
     if (code !== responseCode.noError && code !== responseCode.nameError) asked.failed = true
     if (code === responseCode.noError) this.#finish(asked, withId(payload, idOf(asked.datagram.payload)))
-    else if (asked.open.size === 0 && asked.failed) this.#fail(asked)
-    else if (asked.open.size === 0) this.#end(asked, asked.negative)
+    else if (asked.open.size === 0) this.#conclude(asked)
+  }
+
+  /** Nobody is left who could know the name. */
+  #conclude(asked: Asked): void {
+    if (asked.failed) this.#fail(asked)
+    else this.#end(asked, asked.negative)
   }
 
   #fail(asked: Asked): void {
@@ -144,6 +170,13 @@ export class SiteNames {
     while (this.#asked.has(keyOf(gateway, id))) id = randomInt(65_536)
     return id
   }
+}
+
+/** One server of a site, of the question's family if it has one. */
+function serverFor({ nameServers }: NameSite, { family }: IpAddress): readonly IpAddress[] {
+  const servers = nameServers.map(parseAddress)
+  const server = servers.find((one) => one.family === family) ?? servers[0]
+  return server ? [server] : []
 }
 
 /** [RFC 1035 4.1.1] */

@@ -1,9 +1,20 @@
 import { clone, create } from '@bufbuild/protobuf'
 import { NsmError } from '../base/errors.ts'
-import { formatAddress, formatPrefix, parseInterfaceAddress } from '../base/ip.ts'
+import {
+  formatAddress,
+  formatPrefix,
+  type IpAddress,
+  type Prefix,
+  parseAddress,
+  parseInterfaceAddress,
+  parsePrefix,
+  prefixContains,
+  prefixCovers,
+} from '../base/ip.ts'
 import { type Connection, ConnectionSchema, State } from '../nsm/generated/connection_pb.js'
 import {
   ConnectionContextSchema,
+  type DNSContext,
   DNSContextSchema,
   type IPContext,
   type Route,
@@ -45,6 +56,7 @@ export function buildSiteRequest(
     networkService: service,
     networkServiceEndpointName: endpointName,
     payload: 'IP',
+    labels: { podName: clientName },
     path: startPath(clientName, id),
     context: create(ConnectionContextSchema, {
       ipContext: { srcIpAddrs: hostsOf(own), dstRoutes: routesOf(own) },
@@ -66,10 +78,11 @@ export function linkOfRequest(entered: Connection, offer: Offer): SiteLink {
   const ip = entered.context?.ipContext
   return {
     spiffeId: offer.spiffeId,
+    endpointName: entered.path?.pathSegments[0]?.name ?? '',
     connectionId: offer.connectionId,
     segmentId: offer.segmentId,
     publicKey: toBase64(offer.publicKey),
-    ...behind(ip?.srcIpAddrs, ip?.dstRoutes),
+    ...behind({ addresses: ip?.srcIpAddrs, routes: ip?.dstRoutes, dns: entered.context?.dnsContext }),
     underlay: offer.underlay,
     expiresMs: offer.expiresMs,
   }
@@ -85,10 +98,11 @@ export function linkOfAnswer(answer: Connection, spiffeId: string): SiteLink {
   if (ends.length === 0) throw notASite('its answer has no end')
   return {
     spiffeId,
+    endpointName: answer.networkServiceEndpointName,
     connectionId: answer.id,
     segmentId: answer.id,
     publicKey: toBase64(wireGuard.dstPublicKey),
-    ...behind(ip?.dstIpAddrs, ip?.srcRoutes),
+    ...behind({ addresses: ip?.dstIpAddrs, routes: ip?.srcRoutes, dns: answer.context?.dnsContext }),
     underlay: dstIp && dstPort ? { address: dstIp, port: dstPort } : undefined,
     expiresMs: Math.min(...ends.map(wallMs)),
   }
@@ -137,16 +151,35 @@ function dnsConfigOf({ plan, dnsDomain }: SiteSide) {
   return { dnsServerIps: plan.gateways.map(formatAddress), searchDomains: [dnsDomain] }
 }
 
-/** NSM's endpoints name their own address as a route too, and the wide route around it: the address says nothing more. */
-function behind(
-  addresses: IPContext['srcIpAddrs'] | undefined,
-  routes: readonly Route[] | undefined,
-): Pick<SiteLink, 'gateways' | 'prefixes'> {
-  const hosts = (addresses ?? []).map((text) => parseInterfaceAddress(text).address)
+/**
+ * NSM's endpoints name three routes: their own address, their prefix, and the /16 or /64 around it, in which all endpoints
+ * of the network lie [NSM sdk ipcontext/vl3/server.go]. Only the prefix says what lies behind this one. Their DNS
+ * configurations come back with ours among them, so a name server counts when it lies behind the endpoint.
+ */
+function behind(said: {
+  readonly addresses: IPContext['srcIpAddrs'] | undefined
+  readonly routes: readonly Route[] | undefined
+  readonly dns: DNSContext | undefined
+}): Pick<SiteLink, 'gateways' | 'nameServers' | 'prefixes'> {
+  const hosts = (said.addresses ?? []).map((text) => parseInterfaceAddress(text).address)
   if (hosts.length === 0) throw notASite('it gave no address of its own')
-  const own = new Set(hosts.map((host) => formatPrefix(hostPrefix(host))))
-  const prefixes = (routes ?? []).map(({ prefix }) => prefix).filter((prefix) => !own.has(prefix))
-  return { gateways: hosts.map(formatAddress), prefixes: [...new Set(prefixes)] }
+  const routed = (said.routes ?? []).map(({ prefix }) => parsePrefix(prefix)).filter((one) => !hosts.some(isHost(one)))
+  const prefixes = routed.filter((one) => !routed.some((other) => isWithin(other, one)))
+  const servers = (said.dns?.configs ?? []).flatMap(({ dnsServerIps }) => dnsServerIps).map(parseAddress)
+  const named = servers.filter((server) => prefixes.some((prefix) => prefixContains(prefix, server)))
+  return {
+    gateways: hosts.map(formatAddress),
+    nameServers: [...new Set((named.length > 0 ? named : hosts).map(formatAddress))],
+    prefixes: [...new Set(prefixes.map(formatPrefix))],
+  }
+}
+
+function isHost(prefix: Prefix): (host: IpAddress) => boolean {
+  return (host) => formatPrefix(hostPrefix(host)) === formatPrefix(prefix)
+}
+
+function isWithin(inner: Prefix, outer: Prefix): boolean {
+  return inner.length > outer.length && prefixCovers(outer, inner)
 }
 
 function notASite(why: string): NsmError {

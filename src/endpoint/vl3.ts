@@ -14,7 +14,7 @@ import type { Hub, HubConfig } from '../tunnel/hub.ts'
 import { generatePrivateKey, publicKeyOf } from '../tunnel/wireguard/keys.ts'
 import { AddressPlan } from './addresses.ts'
 import { isAdmitted } from './admission.ts'
-import { buildAnswer } from './answer.ts'
+import { buildAnswer, type SharedContext, sharedContext } from './answer.ts'
 import { dnsPort } from './gateway-dns.ts'
 import { toBase64 } from './lease-parts.ts'
 import { createLeases, type Leases } from './leases.ts'
@@ -87,7 +87,8 @@ export interface SiteEnd {
   /** Makes or renews the link that an answer describes; throws `REFUSED`. */
   link(answer: Connection, other: { readonly spiffeId: string; readonly isFresh: boolean }): Promise<SiteLink>
   unlink(link: SiteLink, why: string): Promise<void>
-  readonly links: () => readonly SiteLink[]
+  /** The live link with the endpoint of this name. */
+  linkWith(endpointName: string): SiteLink | undefined
 }
 
 /** [NSM 7.6] 1500 bytes less 80 for WireGuard over IPv6. */
@@ -120,6 +121,7 @@ export async function createVl3(settings: Vl3Settings): Promise<Vl3> {
     members,
     leases,
     links,
+    shared: sharedContext({ prefixes: plan.prefixes, gateways: plan.gateways, dnsDomain: settings.dnsDomain }),
     port: hub.listenPort,
     publicKey,
     growing: Promise.resolve(),
@@ -146,6 +148,7 @@ interface Endpoint {
   readonly members: Members
   readonly leases: Leases
   readonly links: SiteLinks
+  readonly shared: SharedContext
   readonly port: number
   /** 32 bytes. */
   readonly publicKey: Uint8Array
@@ -254,7 +257,7 @@ function siteEndOf(endpoint: Endpoint): SiteEnd {
       return link
     },
     unlink: (link, why) => links.remove(link, why),
-    links: () => links.all(),
+    linkWith: (endpointName) => links.withEndpoint(endpointName),
   }
 }
 
@@ -274,7 +277,7 @@ async function openHubOf(
   let hub: Hub | undefined
   const names = new SiteNames({
     zone: zoneOf(settings, plan, members),
-    others: () => links?.all().flatMap(({ gateways }) => gateways) ?? [],
+    others: () => links?.nameSites() ?? [],
     port,
     send: (packet) => hub?.sendLocal(packet),
     clock,
@@ -305,16 +308,14 @@ function zoneOf(settings: Vl3Settings, plan: AddressPlan, members: Members): Zon
 }
 
 function grantOf(
-  { settings, plan, port, publicKey }: Endpoint,
+  { settings, shared, port, publicKey }: Endpoint,
   { offer, member, peer }: { readonly offer: Offer; readonly member: Member; readonly peer: PeerContext },
 ): Parameters<typeof buildAnswer>[2] {
   const ownMtuBytes = settings.mtuBytes ?? defaultMtuBytes
   return {
     endpointName: settings.endpointName,
     addresses: member.addresses,
-    prefixes: plan.prefixes,
-    gateways: plan.gateways,
-    dnsDomain: settings.dnsDomain,
+    shared,
     mtuBytes: Math.min(offer.mtuBytes ?? ownMtuBytes, ownMtuBytes),
     address: settings.reachableAt(peer),
     port,

@@ -61,12 +61,19 @@ describe('IPAM service', () => {
     const { channelOf } = await start(await pathIn())
     const stream = rawStream(channelOf('/site/west'))
     expect(await stream.ask(allocate)).toMatchObject({ prefix: '10.64.0.0/24', excludePrefixes: [] })
-    const excludePrefixes = ['10.64.1.0/24']
+    const excludePrefixes = ['10.64.1.0/24', 'fd70::/64']
     expect(await stream.ask({ ...allocate, excludePrefixes })).toMatchObject({
       prefix: '10.64.2.0/24',
       excludePrefixes,
     })
     expect(await stream.ask({ ...allocate, prefix: '10.64.3.0/24' })).toMatchObject({ prefix: '10.64.3.0/24' })
+  })
+
+  test('an endpoint of NSM, which asks over one stream for each family, gets both', async () => {
+    const { channelOf } = await start(await pathIn())
+    const [first, second] = [rawStream(channelOf('/site/west')), rawStream(channelOf('/site/west'))]
+    expect((await first.ask(allocate))?.prefix).toBe('10.64.0.0/24')
+    expect((await second.ask(allocate))?.prefix).toBe('fd70::/80')
   })
 
   test('DELETE frees at once what this stream was given, and nothing else', async () => {
@@ -98,7 +105,7 @@ describe('IPAM service', () => {
     const prefix = (await first.ask(allocate))?.prefix ?? ''
     expect((await second.ask({ ...allocate, prefix }))?.prefix).toBe(prefix)
     await first.end()
-    expect((await second.ask(allocate))?.prefix).toBe('10.64.1.0/24')
+    expect((await second.ask(onlyIpv4))?.prefix).toBe('10.64.1.0/24')
     expect(authority.partsOf('spiffe://test.internal/site/west').length).toBe(2)
   })
 

@@ -78,6 +78,19 @@ describe('vL3 end of a lease', () => {
 })
 
 describe('vL3 restart', () => {
+  test('each workload behind a relay has as many connections left as before', async () => {
+    const path = joinPath(await scratchDir(), 'vl3.db')
+    const before = await openRig(path)
+    const relayed = (origin: string, number: number) => ({
+      ...{ id: 'forwarder', origin, connectionId: `${origin}-${number}`, key: keyOf(`${origin} ${number}`) },
+    })
+    for (let number = 0; number < 64; number++) await join(before, relayed('web', number))
+    kill(before)
+    const after = await openRig(path, {}, before.clock)
+    await expect(join(after, relayed('web', 64))).rejects.toMatchObject({ code: 'REFUSED' })
+    expect(addressesOf(await join(after, relayed('mail', 0)))).toEqual(['10.64.0.65/32'])
+  })
+
   test('brings members, peers, addresses, names and its own key back at once, also after being killed', async () => {
     const path = joinPath(await scratchDir(), 'vl3.db')
     const before = await openRig(path)

@@ -71,6 +71,16 @@ describe('PrefixPlan', () => {
     expect(take(plan, 'b')).toBe('10.64.64.0/24')
   })
 
+  test('who asks without a wish gets a part of each family before a second one of any', () => {
+    const plan = planOf(['10.64.0.0/16', 'fd64::/48'])
+    expect([take(plan, 'a'), take(plan, 'a'), take(plan, 'a'), take(plan, 'b')]).toEqual([
+      '10.64.0.0/24',
+      'fd64::/64',
+      '10.64.1.0/24',
+      '10.64.2.0/24',
+    ])
+  })
+
   test('excluding one family gives a part of the other', () => {
     const plan = planOf(['10.64.0.0/16', 'fd70::/64'])
     expect(take(plan, 'a', { excluded: ['10.64.0.0/16'] })).toBe('fd70::/80')

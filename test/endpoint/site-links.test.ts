@@ -24,10 +24,12 @@ function open(mayHold: (spiffeId: string, prefixes: readonly string[]) => boolea
 function linkOf(change: Partial<SiteLink> = {}, clock = createFakeClock()): SiteLink {
   return {
     spiffeId: 'spiffe://test.internal/site/west',
+    endpointName: 'vl3-west',
     connectionId: 'west-0',
     segmentId: 'segment-west',
     publicKey: keyOf(1),
     gateways: ['10.64.1.0'],
+    nameServers: ['10.64.1.0'],
     prefixes: ['10.64.1.0/24'],
     underlay: { address: '192.0.2.2', port: 51_820 },
     expiresMs: clock.wallMs() + 600_000,
@@ -81,6 +83,36 @@ describe('SiteLinks', () => {
     expect([...hub.peers.keys()]).toEqual([keyOf(2)])
   })
 
+  test('a site that falls silent is no place of names any more, but its route stays', async () => {
+    const { clock, hub, links } = open()
+    await links.put(linkOf({ nameServers: ['10.64.1.1'] }, clock), false)
+    expect(links.nameSites()).toEqual([{ nameServers: ['10.64.1.1'], presence: 'live' }])
+    await clock.advance(60_000)
+    expect(links.nameSites()).toEqual([{ nameServers: ['10.64.1.1'], presence: 'gone' }])
+    expect([...hub.peers.keys()]).toEqual([keyOf(1)])
+  })
+
+  test('stops looking when it is stopped, and when the last link is gone', async () => {
+    const { clock, links } = open()
+    await links.put(linkOf({}, clock), false)
+    await links.remove(linkOf({}, clock), 'closed')
+    await clock.advance(1_000)
+    expect(clock.waiting).toBe(0)
+    await links.put(linkOf({}, clock), false)
+    links.stop()
+    expect(clock.waiting).toBe(0)
+  })
+
+  test('two endpoints of one identity are two sites', async () => {
+    const { hub, links } = open()
+    const other = { endpointName: 'vl3-west-2', prefixes: ['10.64.2.0/24'], gateways: ['10.64.2.0'], nameServers: [] }
+    await links.put(linkOf(), false)
+    await links.put(linkOf({ publicKey: keyOf(2), ...other }), false)
+    expect([...hub.peers.keys()]).toEqual([keyOf(1), keyOf(2)])
+    expect(links.withEndpoint('vl3-west-2')?.publicKey).toBe(keyOf(2))
+    expect(links.withEndpoint('vl3-east')).toBe(undefined)
+  })
+
   test('removes exactly the link that is there', async () => {
     const { hub, links } = open()
     await links.put(linkOf(), false)
@@ -91,12 +123,17 @@ describe('SiteLinks', () => {
   })
 
   test.each([
-    ['of ours', { prefixes: ['10.64.0.0/24'], gateways: ['10.64.0.0'] }, 'is here'],
+    ['of ours', { prefixes: ['10.64.0.0/24'], gateways: ['10.64.0.0'], nameServers: [] }, 'is here'],
     ['that reach into ours', { prefixes: ['10.64.0.0/16'] }, 'is here'],
-    ['outside the network', { prefixes: ['10.65.0.0/24'], gateways: ['10.65.0.0'] }, 'outside the vL3'],
+    [
+      'outside the network',
+      { prefixes: ['10.65.0.0/24'], gateways: ['10.65.0.0'], nameServers: [] },
+      'outside the vL3',
+    ],
     ['that are everything', { prefixes: ['0.0.0.0/0'] }, 'outside the vL3'],
     ['that are none', { prefixes: [] }, 'not that site’s'],
-    ['with a gateway that lies elsewhere', { gateways: ['10.64.9.0'] }, 'the gateway 10.64.9.0'],
+    ['with a gateway that lies elsewhere', { gateways: ['10.64.9.0'] }, 'the address 10.64.9.0'],
+    ['with a name server that lies elsewhere', { nameServers: ['10.64.8.1'] }, 'the address 10.64.8.1'],
     [
       'of another site',
       { spiffeId: 'spiffe://test.internal/site/north', publicKey: keyOf(3), prefixes: ['10.64.1.128/25'] },

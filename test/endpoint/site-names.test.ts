@@ -4,6 +4,7 @@ import { parseAddress, parsePrefix } from '../../src/base/ip.ts'
 import { answerPacket } from '../../src/endpoint/gateway-dns.ts'
 import { buildUdp, parseUdp } from '../../src/endpoint/ip-packet.ts'
 import { SiteNames } from '../../src/endpoint/site-names.ts'
+import type { Presence } from '../../src/endpoint/site-watch.ts'
 import type { ZoneSource } from '../../src/endpoint/zone.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
@@ -22,19 +23,21 @@ function zoneOf(gateway: string, names: Readonly<Record<string, string>>): ZoneS
 
 const zones: Readonly<Record<string, ZoneSource>> = {
   '10.64.0.0': zoneOf('10.64.0.0', { a: '10.64.0.1' }),
-  '10.64.1.0': zoneOf('10.64.1.0', { b: '10.64.1.1' }),
-  '10.64.2.0': zoneOf('10.64.2.0', { c: '10.64.2.1' }),
+  '10.64.1.0': zoneOf('10.64.1.0', { a: '10.64.1.6', b: '10.64.1.1', twin: '10.64.1.7' }),
+  '10.64.2.0': zoneOf('10.64.2.0', { c: '10.64.2.1', twin: '10.64.2.7' }),
 }
 
-/** The gateway 10.64.0.0 with two other sites; `silent` ones do not answer. */
-function open(silent: readonly string[] = []) {
+type Known = Readonly<Record<string, Presence>>
+
+/** The gateway 10.64.0.0 with two other sites; `silent` ones do not answer, `known` is what their watch says of them. */
+function open(silent: readonly string[] = [], known: Known = { '10.64.1.0': 'live', '10.64.2.0': 'live' }) {
   const clock = createFakeClock()
   const sent: Uint8Array[] = []
   const asked: string[] = []
   const zone = zones['10.64.0.0'] as ZoneSource
   const names: SiteNames = new SiteNames({
     zone,
-    others: () => ['10.64.1.0', '10.64.2.0'],
+    others: () => Object.entries(known).map(([server, presence]) => ({ nameServers: [server], presence })),
     port: answersPort,
     clock,
     send(packet) {
@@ -116,6 +119,40 @@ describe('SiteNames', () => {
     const { clock, names, sent } = open(['10.64.2.0'])
     names.take(query('b.blue.nsm.internal'))
     expect([replyOf(sent).data, clock.waiting]).toEqual([['10.64.1.1'], 0])
+  })
+
+  test.each([
+    ['SERVFAIL at once while it may come back', 'silent', serverFailure],
+    ['NXDOMAIN once it is gone', 'gone', nameError],
+  ] as const)('a name that a site out of reach may know is %s', (_what, presence, code) => {
+    const { clock, names, sent, asked } = open(['10.64.2.0'], { '10.64.1.0': 'live', '10.64.2.0': presence })
+    names.take(query('c.blue.nsm.internal'))
+    expect([replyOf(sent).code, asked, clock.waiting]).toEqual([code, ['10.64.1.0'], 0])
+  })
+
+  test.each([
+    ['SERVFAIL', 'silent', serverFailure],
+    ['NXDOMAIN', 'gone', nameError],
+  ] as const)('with no site left to ask an unknown name is %s at once', (_what, presence, code) => {
+    const { names, sent, asked } = open([], { '10.64.1.0': presence })
+    names.take(query('c.blue.nsm.internal'))
+    expect([replyOf(sent).code, asked]).toEqual([code, []])
+  })
+
+  test('the names of a live site are found while another one is silent', () => {
+    const { names, sent } = open(['10.64.2.0'], { '10.64.1.0': 'live', '10.64.2.0': 'silent' })
+    names.take(query('b.blue.nsm.internal'))
+    expect(replyOf(sent).data).toEqual(['10.64.1.1'])
+  })
+
+  test('a name that two sites know is answered by the site that was asked, else by the first that answers', () => {
+    const { names, sent, asked } = open()
+    names.take(query('twin.blue.nsm.internal'))
+    expect(replyOf(sent).data).toEqual(['10.64.1.7'])
+    expect(asked).toEqual(['10.64.1.0', '10.64.2.0'])
+    const own = open()
+    own.names.take(query('a.blue.nsm.internal'))
+    expect([replyOf(own.sent).data, own.asked]).toEqual([['10.64.0.1'], []])
   })
 
   test('the question of another site is not passed on: it cannot run in a circle', () => {

@@ -6,6 +6,7 @@ import { scratchDir } from '../support/scratch.ts'
 const lease: Lease = {
   segmentId: 's',
   spiffeId: 'spiffe://example.org/alice',
+  origin: 'spiffe://example.org/workload',
   connectionId: 'c',
   publicKey: 'k',
   addresses: ['10.64.0.1/32', 'fd00::1/128'],
@@ -18,7 +19,14 @@ const lease: Lease = {
 describe('openEndpointStore', () => {
   test('gives back what it was given, after a restart too, and keeps services apart', async () => {
     const path = join(await scratchDir(), 'endpoint.db')
-    const bare: Lease = { ...lease, connectionId: 'd', label: undefined, underlay: undefined, releasedMs: 5 }
+    const bare: Lease = {
+      ...lease,
+      connectionId: 'd',
+      label: undefined,
+      underlay: undefined,
+      releasedMs: 5,
+      origin: undefined,
+    }
     const before = openEndpointStore(path)
     const made = before.privateKey('blue', () => Uint8Array.of(1, 2, 3))
     before.put('blue', lease)

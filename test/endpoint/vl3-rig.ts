@@ -68,6 +68,8 @@ export interface Ask {
   readonly key?: string
   readonly name?: string
   readonly excluded?: readonly string[]
+  /** Whom a relay asks for. */
+  readonly origin?: string
   readonly mtu?: string
   /** The client's word for its own address. */
   readonly sourceIp?: string
@@ -125,7 +127,8 @@ export function join(rig: Rig, ask: Ask = {}): Promise<Connection> {
     connection: firstConnection(rig, ask),
     mechanismPreferences: [{ cls: 'LOCAL', type: 'KERNEL' }, wireGuardOffer(ask.key ?? keyOf(id), ask)],
   })
-  return rig.vl3.request(request, peerOf(id), new AbortController().signal)
+  const peer = { ...peerOf(id), ...(ask.origin === undefined ? {} : { origin: idOf(ask.origin) }) }
+  return rig.vl3.request(request, peer, new AbortController().signal)
 }
 
 /** Sends the last answer again, with fresh leases, as a refresh through the manager does. */

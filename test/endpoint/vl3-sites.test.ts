@@ -4,6 +4,7 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { describe, expect, test } from 'vitest'
 import { parsePrefix } from '../../src/base/ip.ts'
 import type { Vl3Settings } from '../../src/endpoint/vl3.ts'
+import { DNSConfigSchema, RouteSchema } from '../../src/nsm/generated/connectioncontext_pb.js'
 import { NetworkServiceRequestSchema } from '../../src/nsm/generated/networkservice_pb.js'
 import { scratchDir } from '../support/scratch.ts'
 import {
@@ -30,7 +31,7 @@ async function openSite(name: string, part: string, more: Partial<Vl3Settings> =
 
 /** Hands the request of one site's endpoint to another's, as the manager in between does. */
 async function dial(from: Rig, to: Rig, name = 'west') {
-  const wanted = { endpointName: 'vl3-east', clientName: `vl3-${name}-link`, id: `link-${name}`, address: '192.0.2.7' }
+  const wanted = { endpointName: 'vl3-east', clientName: `vl3-${name}`, id: `link-${name}`, address: '192.0.2.7' }
   const request = from.vl3.sites.request(wanted)
   const [own] = request.connection?.path?.pathSegments ?? []
   if (own) own.expires = timestampFromMs(to.clock.wallMs() + leaseMs)
@@ -50,6 +51,27 @@ describe('vL3 endpoints of several sites', () => {
     expect(answer.context?.ipContext).toMatchObject({ srcIpAddrs: ['10.64.1.0/32'], dstIpAddrs: ['10.64.0.0/32'] })
     expect(answer.context?.dnsContext?.configs[0]?.dnsServerIps).toEqual(['10.64.0.0'])
     expect(membersOf(east)).toEqual([])
+  })
+
+  test('the link of each side has the other’s name and its name server', async () => {
+    const [east, west] = [await openSite('east', '10.64.0.0/24'), await openSite('west', '10.64.1.0/24')]
+    await dial(west, east)
+    expect(east.vl3.sites.linkWith('vl3-west')).toMatchObject({ gateways: ['10.64.1.0'], nameServers: ['10.64.1.0'] })
+    expect(west.vl3.sites.linkWith('vl3-east')).toMatchObject({ gateways: ['10.64.0.0'], nameServers: ['10.64.0.0'] })
+  })
+
+  test('of the three routes that an endpoint of NSM names only its prefix counts, and only its own name server', async () => {
+    const [east, west] = [await openSite('east', '10.64.0.0/24'), await openSite('west', '10.64.1.0/24')]
+    const { answer } = await dial(west, east)
+    const { ipContext, dnsContext } = answer.context ?? {}
+    const routes = ['10.64.0.0/32', '10.64.0.0/24', '10.64.0.0/16'].map((prefix) => ({ prefix, nextHop: '10.64.0.0' }))
+    ipContext?.srcRoutes.splice(0, 1, ...routes.map((route) => create(RouteSchema, route)))
+    for (const dnsServerIps of [['10.64.1.0'], ['10.64.0.1']])
+      dnsContext?.configs.push(create(DNSConfigSchema, { dnsServerIps }))
+    dnsContext?.configs.shift()
+    const link = await west.vl3.sites.link(answer, { spiffeId: idOf('site/east'), isFresh: false })
+    expect(link).toMatchObject({ gateways: ['10.64.0.0'], nameServers: ['10.64.0.1'], prefixes: ['10.64.0.0/24'] })
+    expect(allowedOf(west)).toEqual([['10.64.0.0/24']])
   })
 
   test('a close by the site that dialed removes its routes at once, one by anybody else does not', async () => {

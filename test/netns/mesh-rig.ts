@@ -6,7 +6,7 @@ import { join, resolve } from 'node:path'
 import { NsmError } from '../../src/base/errors.ts'
 import { readSettings } from '../../src/base/settings.ts'
 import { connectDaemon } from '../../src/daemon/client.ts'
-import type { StatusResult } from '../../src/daemon/protocol.ts'
+import type { ConnectionView, StatusResult } from '../../src/daemon/protocol.ts'
 
 const program = resolve(import.meta.dirname, '../../bin/nsm')
 
@@ -40,18 +40,24 @@ export async function eventually(holds: () => Promise<boolean>): Promise<void> {
 export class MeshRig {
   readonly prefix: string
   readonly dir: string
+  /** IP version outside the tunnels. */
+  readonly underlay: 4 | 6
   readonly #machines: readonly string[]
   readonly #serving = new Map<string, ReturnType<typeof spawn>>()
 
-  constructor(prefix: string, dir: string, machines: readonly string[]) {
+  constructor(prefix: string, dir: string, machines: readonly string[], underlay: 4 | 6) {
     this.prefix = prefix
     this.dir = dir
+    this.underlay = underlay
     this.#machines = machines
   }
 
-  /** Builds the namespaces; the machines have 192.0.2.1, .2 and so on and a resolver that never answers. */
-  static async open(prefix: string, machines: readonly string[]): Promise<MeshRig> {
-    const rig = new MeshRig(prefix, await mkdtemp(join(tmpdir(), `${prefix}-`)), machines)
+  /**
+   * Builds the namespaces; the machines have 192.0.2.1, .2 and so on, or 2001:db8::1, ::2 and so on, and a resolver that
+   * never answers.
+   */
+  static async open(prefix: string, machines: readonly string[], underlay: 4 | 6 = 4): Promise<MeshRig> {
+    const rig = new MeshRig(prefix, await mkdtemp(join(tmpdir(), `${prefix}-`)), machines, underlay)
     await rig.#command('ip', ['netns', 'add', `${prefix}-br`])
     await rig.inside('br', 'ip', ['link', 'add', 'br0', 'type', 'bridge'])
     await rig.inside('br', 'ip', ['link', 'set', 'br0', 'up'])
@@ -74,6 +80,20 @@ export class MeshRig {
     return this.inside(machine, program, args, this.#environment(machine))
   }
 
+  /** Joins a machine to the service, at the endpoint with the label `site`, and gives the connection. */
+  async connect(machine: string, join: string, site: string): Promise<ConnectionView> {
+    const flags = ['--name', machine, '--timeout', '20s', '--json', '--join', join]
+    const { code, out, err } = await this.nsm(machine, 'connect', `kernel://${service}?site=${site}`, ...flags)
+    const [view] = code === 0 ? JSON.parse(out).connections : []
+    if (!view) throw new NsmError('BUG', `${machine} is not connected: ${out}${err}`, 'mend the rig')
+    return view
+  }
+
+  /** True when one ping is answered. */
+  async reaches(from: string, to: string): Promise<boolean> {
+    return (await this.inside(from, 'ping', ['-c', '1', '-W', '1', to])).code === 0
+  }
+
   /** Starts `nsm serve` on machine `s` and gives the join text it printed. */
   serve(...args: string[]): Promise<string> {
     return this.serveOn('s', ...args)
@@ -92,6 +112,11 @@ export class MeshRig {
       if (/^nsm:\/\/.*\n/m.test(said)) break
     }
     return said
+  }
+
+  /** Stops or continues the server of a machine without its noticing. */
+  signalServe(signal: 'SIGSTOP' | 'SIGCONT', machine: string): void {
+    this.#serving.get(machine)?.kill(signal)
   }
 
   /** Kills the server of a machine and waits until it is gone. */
@@ -147,12 +172,21 @@ export class MeshRig {
     return undefined
   }
 
-  /** What leaving must put back: addresses, routes and the resolver file, byte for byte. */
+  /** What leaving must put back: addresses, routes, rules, packet filter and the resolver file, byte for byte. */
   async fingerprint(machine: string): Promise<string> {
     const parts = await Promise.all([
       this.inside(machine, 'ip', ['-json', 'addr']),
       this.inside(machine, 'ip', ['-json', 'route', 'show', 'table', 'all']),
       this.inside(machine, 'ip', ['-json', '-6', 'route', 'show', 'table', 'all']),
+      this.inside(machine, 'ip', ['-json', 'rule']),
+      this.inside(machine, 'ip', ['-json', '-6', 'rule']),
+      this.inside(machine, 'nft', ['list', 'ruleset']),
+      this.inside(machine, 'sysctl', [
+        '-e',
+        'net.ipv4.ip_forward',
+        'net.ipv6.conf.all.forwarding',
+        'net.ipv4.conf.all',
+      ]),
       this.inside(machine, 'cat', ['/etc/resolv.conf']),
     ])
     return parts.map(({ out }) => out).join('\n')
@@ -160,11 +194,12 @@ export class MeshRig {
 
   /** Ends what runs in the namespaces and removes them. */
   async close(): Promise<void> {
-    for (const machine of this.#serving.keys()) await this.killServe('SIGTERM', machine)
+    // A further site says goodbye to the first one, which was started before it.
+    for (const machine of [...this.#serving.keys()].reverse()) await this.killServe('SIGTERM', machine)
     for (const machine of this.#machines) {
       await this.nsm(machine, 'disconnect')
       const { out } = await this.#command('ip', ['netns', 'pids', `${this.prefix}-${machine}`])
-      for (const pid of out.split('\n').filter((line) => line !== '')) process.kill(Number(pid), 'SIGKILL')
+      for (const pid of out.split('\n').filter((line) => line !== '')) endNow(Number(pid))
     }
     for (const machine of [...this.#machines, 'br']) {
       await this.#command('ip', ['netns', 'del', `${this.prefix}-${machine}`])
@@ -180,7 +215,8 @@ export class MeshRig {
     await this.#command('ip', [...link, 'netns', `${this.prefix}-br`])
     await this.inside('br', 'ip', ['link', 'set', `p-${machine}`, 'master', 'br0', 'up'])
     await this.inside(machine, 'ip', ['link', 'set', 'lo', 'up'])
-    await this.inside(machine, 'ip', ['addr', 'add', `192.0.2.${number}/24`, 'dev', 'eth0'])
+    const address = this.underlay === 4 ? [`192.0.2.${number}/24`] : [`2001:db8::${number}/64`, 'nodad']
+    await this.inside(machine, 'ip', ['addr', 'add', ...address, 'dev', 'eth0'])
     await this.inside(machine, 'ip', ['link', 'set', 'eth0', 'up', 'addrgenmode', 'none'])
     await mkdir(`/etc/netns/${name}`, { recursive: true })
     await writeFile(`/etc/netns/${name}/resolv.conf`, '# of the machine\nnameserver 192.0.2.254\noptions timeout:1\n')
@@ -200,15 +236,24 @@ export class MeshRig {
   }
 }
 
+/** One that ended since it was listed is fine. */
+function endNow(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // It is gone.
+  }
+}
+
 /** The embedded default service and a machine's name in it. */
 export const service = 'my-networkservice-1'
 export const nameOf = (machine: string) => `${machine}.${service}.nsm.internal`
 
 /** Connects from one machine to another through the tunnel by name; gives the address the other side saw. */
-export async function tcpThrough(rig: MeshRig, from: string, to: string): Promise<string> {
+export async function tcpThrough(rig: MeshRig, from: string, to: string, name = nameOf(to)): Promise<string> {
   const server = `const s = require('node:net').createServer((c) => { c.end(c.remoteAddress.replace('::ffff:', '')); s.close() })
     s.listen(8080)`
-  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${nameOf(to)}')
+  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${name}')
     c.on('data', (d) => process.stdout.write(d)); c.on('error', () => n++ < 50 && setTimeout(dial, 100)) }; dial()`
   const [, answer] = await Promise.all([
     rig.inside(to, process.execPath, ['-e', server]),

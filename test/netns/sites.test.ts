@@ -15,27 +15,12 @@ describe.skipIf(why !== undefined)(`one vL3 of two sites in namespaces${why ? `:
   const addresses = new Map<string, string>()
 
   const connect = async (machine: Member, join: string, site: string) => {
-    const url = `kernel://${service}?site=${site}`
-    const joined = await rig.nsm(
-      machine,
-      'connect',
-      url,
-      '--name',
-      machine,
-      '--timeout',
-      '20s',
-      '--json',
-      '--join',
-      join,
-    )
-    expect(joined.code, joined.out + joined.err).toBe(0)
-    const [view] = JSON.parse(joined.out).connections
-    addresses.set(machine, view.addresses[0].replace('/32', ''))
+    const view = await rig.connect(machine, join, site)
+    addresses.set(machine, view.addresses[0]?.replace('/32', '') ?? '')
     return view
   }
 
-  const reaches = async (from: string, to: string) =>
-    (await rig.inside(from, 'ping', ['-c', '1', '-W', '1', to])).code === 0
+  const reaches = (from: string, to: string) => rig.reaches(from, to)
 
   const allPairs = async () => {
     for (const from of members) {

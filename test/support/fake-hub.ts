@@ -14,6 +14,8 @@ export interface FakeHub extends Hub {
   readonly isClosed: boolean
   /** Underlay endpoint that `stats` reports for a key. */
   readonly seenAt: Map<string, { readonly address: string; readonly port: number }>
+  /** Bytes that `stats` reports as received from a key. */
+  readonly received: Map<string, number>
   /** The next setPeer rejects with this. */
   failNext(error: NsmError): void
 }
@@ -24,6 +26,7 @@ export function openFakeHub(config: HubConfig): FakeHub {
   const calls: string[] = []
   const sent: Uint8Array[] = []
   const seenAt = new Map<string, { readonly address: string; readonly port: number }>()
+  const received = new Map<string, number>()
   let isClosed = false
   let failure: NsmError | undefined
   const base64 = (key: Uint8Array) => Buffer.from(key).toString('base64')
@@ -33,7 +36,7 @@ export function openFakeHub(config: HubConfig): FakeHub {
       publicKey,
       lastHandshakeAgeMs: undefined,
       rttMs: undefined,
-      receivedBytes: 0,
+      receivedBytes: received.get(publicKey) ?? 0,
       sentBytes: 0,
       endpoint: seenAt.get(publicKey),
     })),
@@ -44,6 +47,7 @@ export function openFakeHub(config: HubConfig): FakeHub {
     calls,
     sent,
     seenAt,
+    received,
     listenPort: config.listenPort || 51_820,
     failed: new Promise(() => {}),
     get isClosed() {
