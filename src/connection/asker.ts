@@ -1,5 +1,6 @@
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
+import { within } from '../base/within.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import type { Connection } from '../nsm/generated/connection_pb.js'
 import type { NetworkServiceRequest } from '../nsm/generated/networkservice_pb.js'
@@ -9,8 +10,6 @@ import type { Purpose } from './lifecycle.ts'
 const reselectTimeoutMs = 2_500
 /** [NSM cmd-nsc] Longest wait for an answer. */
 const requestTimeoutMs = 15_000
-/** Ours: an endpoint that is left is told so, but not waited for: it may be dead. */
-const leaveTimeoutMs = 300
 
 /** Asks a manager, and waits no longer than what is asked for is worth. */
 export class Asker {
@@ -18,7 +17,6 @@ export class Asker {
   readonly #clock: Clock
   /** Requests for another endpoint in a row that got no answer in time. */
   #unanswered = 0
-  #left: Connection | undefined
 
   constructor(client: NsmClient, clock: Clock) {
     this.#client = client
@@ -28,28 +26,12 @@ export class Asker {
   /** One request. A manager may wait for an endpoint that is dead; asked again, it tries the next one. */
   async request(message: NetworkServiceRequest, purpose: Purpose, signal: AbortSignal): Promise<Connection> {
     if (purpose !== 'reselect') return this.#client.request(message, signal)
-    const timeoutMs = Math.min(reselectTimeoutMs * 2 ** this.#unanswered, requestTimeoutMs)
+    const limitMs = Math.min(reselectTimeoutMs * 2 ** this.#unanswered, requestTimeoutMs)
+    const limit = { clock: this.#clock, limitMs, late: () => noAnswer(limitMs), signal }
     this.#unanswered = Math.min(this.#unanswered + 1, unansweredMax)
-    const connection = await this.#within(timeoutMs, signal, (stop) => this.#client.request(message, stop))
+    const connection = await within(limit, (stop) => this.#client.request(message, stop))
     this.#unanswered = 0
     return connection
-  }
-
-  /** Tells the endpoint that is left, once; what cannot be told in time, its lease tells it later. */
-  async leave(connection: Connection, signal: AbortSignal): Promise<void> {
-    if (this.#left === connection) return
-    this.#left = connection
-    await this.#within(leaveTimeoutMs, signal, (stop) => this.#client.close(connection, stop)).catch(() => {})
-  }
-
-  async #within<T>(timeoutMs: number, signal: AbortSignal, work: (stop: AbortSignal) => Promise<T>): Promise<T> {
-    const late = new AbortController()
-    const cancel = this.#clock.after(timeoutMs, () => late.abort(noAnswer(timeoutMs)))
-    try {
-      return await work(AbortSignal.any([signal, late.signal]))
-    } finally {
-      cancel()
-    }
   }
 }
 

@@ -38,6 +38,10 @@ export interface Answer {
 export interface Taken {
   readonly prefix: string
   readonly by: string
+  /** Only a route: one that comes later does not take the packets of a service [security E6]. */
+  readonly isOnlyRoute?: true
+  /** The address of a service that may overlap: to be avoided, and refused only when it is given twice, by the system. */
+  readonly mayOverlap?: true
 }
 
 /** What an answer may do. */
@@ -178,7 +182,8 @@ function checkDns(answer: Answer, bounds: Bounds, prefixes: readonly Prefix[]): 
 }
 
 function findConflicts(prefixes: readonly Prefix[], taken: readonly Taken[]): string[] {
-  const known = taken.map(({ prefix, by }) => ({ prefix: parsePrefix(prefix), by }))
+  const strangers = taken.filter(({ mayOverlap }) => !mayOverlap)
+  const known = strangers.map(({ prefix, by }) => ({ prefix: parsePrefix(prefix), by }))
   return prefixes.flatMap((prefix) => {
     const other = known.find((candidate) => prefixesOverlap(candidate.prefix, prefix))
     return other ? [`${formatPrefix(prefix)} overlaps ${formatPrefix(other.prefix)} (${other.by})`] : []

@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { NsmClient } from '../nsm/client.ts'
+import { mayOverlap } from './awareness.ts'
 import { type Driver, startDriver } from './driver.ts'
 import type { Journal } from './journal.ts'
 import type { State } from './lifecycle.ts'
@@ -9,6 +10,7 @@ import { Link, type LinkPhase } from './link.ts'
 import type { Machine } from './machine.ts'
 import type { Names } from './names.ts'
 import type { ConnectionStore } from './store.ts'
+import type { Other } from './taken.ts'
 import { type ConnectionView, viewOf } from './view.ts'
 import { type NsmLease, serviceText, type Wanted } from './wanted.ts'
 
@@ -88,6 +90,11 @@ export class Connections {
     return closed.flat()
   }
 
+  /** True when nothing is connected or being connected. */
+  get isEmpty(): boolean {
+    return this.#live.size === 0
+  }
+
   /** Describes every connection. */
   views(): Promise<ConnectionView[]> {
     return Promise.all([...this.#live.values()].map((live) => this.#view(live)))
@@ -143,7 +150,7 @@ export class Connections {
       wanted: call.wanted,
       client: session.client,
       manager: session,
-      others: () => this.#others(service),
+      others: () => this.#others(service, call.wanted.awarenessGroups ?? []),
       progress: call.progress,
     })
     const listeners: Live['listeners'] = new Set()
@@ -174,10 +181,16 @@ export class Connections {
     return live.driver.close(disconnected(), force)
   }
 
-  #others(service: string) {
+  #others(service: string, groups: readonly (readonly string[])[]): Other[] {
     return [...this.#live.entries()]
       .filter(([name]) => name !== service)
-      .map(([name, { link }]) => ({ service: name, interfaceName: link.interfaceName, prefixes: link.prefixes }))
+      .map(([name, { link }]) => ({
+        service: name,
+        interfaceName: link.interfaceName,
+        prefixes: link.prefixes,
+        addresses: link.addresses,
+        mayOverlap: mayOverlap(groups, [service, name]),
+      }))
   }
 
   #view(live: Live): Promise<ConnectionView> {

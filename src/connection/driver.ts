@@ -11,6 +11,8 @@ export interface Actions<L extends Lease> {
   apply(lease: L, signal: AbortSignal): Promise<void>
   /** Reports what happens to a lease until the signal is aborted; throws when it cannot watch any more. */
   watch(lease: L, report: (event: Watched) => void, signal: AbortSignal): Promise<void>
+  /** Takes addresses and routes off the machine until the next `apply`. */
+  withdraw(): Promise<void>
   /** Undoes every change to the machine. */
   undo(): Promise<void>
   /** Closes the lease at the manager. */
@@ -24,6 +26,7 @@ export type Watched =
   | { readonly kind: 'path-found' }
   | { readonly kind: 'tunnel-lost'; readonly error: NsmError }
   | { readonly kind: 'down'; readonly isDeleted: boolean; readonly error: NsmError }
+  | { readonly kind: 'conflict'; readonly error: NsmError }
   | { readonly kind: 'refresh-asked' }
 
 /** An answer that was given but is not acceptable; the lease must be closed. */
@@ -134,6 +137,7 @@ class RunningDriver<L extends Lease> implements Driver<L> {
     else if (effect.kind === 'timer') this.#timer(effect.delayMs)
     else if (effect.kind === 'watch') this.#watch(effect.lease)
     else if (effect.kind === 'unwatch') this.#unwatch()
+    else if (effect.kind === 'withdraw') this.#withdraw()
     else if (effect.kind === 'teardown') void this.#teardown(effect.lease)
     else this.#releasing = this.#release(effect.lease)
   }
@@ -181,6 +185,14 @@ class RunningDriver<L extends Lease> implements Driver<L> {
         () => this.post({ kind: 'applied', lease }),
         (thrown) => this.post({ kind: 'not-applied', lease, error: toNsmError(thrown) }),
       )
+  }
+
+  #withdraw(): void {
+    this.#applying = this.#applying
+      .then(() => this.#settings.actions.withdraw())
+      .catch((error: unknown) => {
+        this.#settings.log.warn('a connection could not be withdrawn', { error: String(error) })
+      })
   }
 
   #watch(lease: L): void {

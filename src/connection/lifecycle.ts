@@ -4,7 +4,7 @@ import type { NsmError } from '../base/errors.ts'
  *              accepted, applied                    refresh due: request, same state
  *  requesting ------------------> up <------------------------------------------.
  *    |    ^ |                      | control lost, DOWN, refresh failed,         |
- *    |    '-' failed, can be       | path lost, tunnel lost                      |
+ *    |    '-' failed, can be       | path lost, tunnel lost, conflict            |
  *    |        tried again          v                                             |
  *    |                          healing ---- accepted, applied ------------------'
  *    |                           |   ^ | failed: back-off, then again
@@ -83,6 +83,8 @@ export type Event<L extends Lease> =
   | { readonly kind: 'tunnel-lost'; readonly error: NsmError }
   /** The manager says that the connection is down or deleted. */
   | { readonly kind: 'down'; readonly error: NsmError }
+  /** The machine joined a network that overlaps the lease [security E6]. */
+  | { readonly kind: 'conflict'; readonly error: NsmError }
   /** The manager asks for a refresh now. */
   | { readonly kind: 'refresh-asked' }
   | { readonly kind: 'close'; readonly why?: NsmError }
@@ -96,6 +98,8 @@ export type Effect<L extends Lease> =
   /** Watches the manager's events, the tunnel and the path until `unwatch`; replaces the watch before it. */
   | { readonly kind: 'watch'; readonly lease: L }
   | { readonly kind: 'unwatch' }
+  /** Takes addresses and routes off the machine; tunnel and names stay. */
+  | { readonly kind: 'withdraw' }
   /** Undoes every change to the machine and closes the lease at the manager. */
   | { readonly kind: 'teardown'; readonly lease?: L }
   /** Closes a lease at the manager and nothing else. */
@@ -202,6 +206,8 @@ function inUp<L extends Lease>(state: Of<L, 'up'>, event: Event<L>, moment: Mome
     case 'path-lost':
     case 'down':
       return heal(state, { purpose: 'reselect', isPathAlive: false, error: event.error }, moment)
+    case 'conflict':
+      return withdrawn(heal(state, { purpose: 'reselect', isPathAlive: false, error: event.error }, moment))
     default:
       return stay(state)
   }
@@ -230,6 +236,12 @@ function inHealing<L extends Lease>(state: Healing<L>, event: Event<L>, moment: 
     case 'path-lost':
     case 'down':
       return turnTo(state, { purpose: 'reselect', isPathAlive: false, error: event.error })
+    case 'conflict':
+      if (state.isApplying) return stay(state)
+      return withdrawn({
+        next: { ...state, purpose: 'reselect', isPathAlive: false, error: event.error },
+        effects: [{ kind: 'timer', delayMs: 0 }],
+      })
     case 'path-found':
       return state.isApplying ? stay(state) : { next: { ...state, purpose: 'renew', isPathAlive: true }, effects: [] }
     default:
@@ -245,6 +257,11 @@ function afterRefusal<L extends Lease>(
   const { isPathAlive } = state
   const mayPass = event.kind === 'failed' && event.retry
   return { purpose: mayPass || isPathAlive ? state.purpose : 'reselect', isPathAlive }
+}
+
+/** The machine's own network goes first; signs of life of what is withdrawn say nothing. */
+function withdrawn<L extends Lease>({ next, effects }: Step<L>): Step<L> {
+  return { next, effects: [{ kind: 'unwatch' }, { kind: 'withdraw' }, ...effects] }
 }
 
 /** What was asked for is not worth waiting for any more: another endpoint, at once. */

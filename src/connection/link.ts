@@ -3,16 +3,17 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { UndoStack } from '../base/undo.ts'
 import type { NsmClient } from '../nsm/client.ts'
-import type { InterfaceSettings } from '../tunnel/tun/host.ts'
 import type { Tunnel } from '../tunnel/tunnels.ts'
 import { Asker } from './asker.ts'
 import { checkAnswer, findConflict } from './bounds.ts'
 import { ChangeLimit } from './change-limit.ts'
 import { type Actions, OutOfBounds, type Watched } from './driver.ts'
 import type { Echo } from './echo.ts'
+import { HostSide } from './host-side.ts'
 import { chooseInterfaceName } from './interface-name.ts'
 import type { Journal } from './journal.ts'
 import type { Purpose } from './lifecycle.ts'
+import { paceOf } from './liveness.ts'
 import type { Machine } from './machine.ts'
 import { type Applying, isSamePeer, PeerMeeting } from './meet-peer.ts'
 import type { Names } from './names.ts'
@@ -21,7 +22,7 @@ import { checkOwnName } from './own-name.ts'
 import { buildRequest, type Offer, readLease } from './request.ts'
 import { scopesOf, zonesOf } from './scopes.ts'
 import type { ConnectionStore, Remembered } from './store.ts'
-import { excludedPrefixes, nameOwners, takenPrefixes } from './taken.ts'
+import { excludedPrefixes, nameOwners, type Other, takenPrefixes, withoutLaterRoutes } from './taken.ts'
 import {
   bareAddresses,
   contextText,
@@ -48,12 +49,8 @@ export interface LinkParts {
   readonly journal: Journal
   readonly clock: Clock
   readonly log: Log
-  /** Interfaces and prefixes of the other connections. */
-  readonly others: () => readonly {
-    readonly service: string
-    readonly interfaceName: string
-    readonly prefixes: readonly string[]
-  }[]
+  /** The other connections. */
+  readonly others: () => readonly Other[]
   readonly progress: (phase: LinkPhase, state: 'started' | 'done', detail?: string) => void
 }
 
@@ -62,7 +59,7 @@ const healApplyMs = 20_000
 /** Ours: a tunnel that is being opened when everything is undone is waited for this long. */
 const openingMs = 700
 /** Ours [security E6]: how often it is looked whether the machine joined a network that overlaps. */
-const surroundingsMs = 5_000
+const surroundingsMs = 1_000
 
 /** One connection's doings: request and answer, tunnel, addresses and routes, names; each change has its undo. */
 export class Link implements Actions<NsmLease> {
@@ -73,9 +70,10 @@ export class Link implements Actions<NsmLease> {
   #listenPort = 0
   #opening: Promise<Tunnel> | undefined
   #tunnel: Tunnel | undefined
-  #configured: InterfaceSettings | undefined
+  readonly #host: HostSide
   #applied: NsmLease | undefined
   #claimed: readonly string[] = []
+  #addresses: readonly string[] = []
   #ownName: string | undefined
   #warning: NsmError | undefined
   #isUndone = false
@@ -89,6 +87,7 @@ export class Link implements Actions<NsmLease> {
     this.#parts = parts
     this.#undos = new UndoStack(parts.log)
     this.#meeting = new PeerMeeting(parts.clock)
+    this.#host = new HostSide(parts.machine, parts.log)
     this.#asker = new Asker(parts.client, parts.clock)
     this.#remembered = parts.store.get(serviceText(parts.wanted))
   }
@@ -101,6 +100,11 @@ export class Link implements Actions<NsmLease> {
   /** Prefixes of the last accepted answer. */
   get prefixes(): readonly string[] {
     return this.#claimed
+  }
+
+  /** Own addresses of the last accepted answer. */
+  get addresses(): readonly string[] {
+    return this.#addresses
   }
 
   /** Own DNS name, once it was seen. */
@@ -121,10 +125,10 @@ export class Link implements Actions<NsmLease> {
   async request(purpose: Purpose, lease: NsmLease | undefined, signal: AbortSignal): Promise<NsmLease> {
     const { clock, progress, wanted } = this.#parts
     progress('request', 'started')
-    const taken = await this.#taken(purpose === 'first')
+    if (purpose === 'first') await this.#chooseName()
+    const taken = withoutLaterRoutes(await this.#taken(), this.#claimed)
     const offer = await this.#offer()
     if (purpose === 'first') this.#openEarly(offer, signal)
-    if (purpose === 'reselect' && lease) await this.#asker.leave(lease.connection, signal)
     const last = lease?.connection ?? this.#takeOver()
     const message = buildRequest({
       wanted,
@@ -142,6 +146,7 @@ export class Link implements Actions<NsmLease> {
     const error = checkAnswer(answer.answer, { ...wanted, taken: [...taken, underlay] })
     if (error) throw new OutOfBounds(answer, error)
     this.#claimed = tunnelPrefixes(answer.answer)
+    this.#addresses = answer.answer.addresses
     progress('request', 'done', answer.answer.addresses.join(' '))
     return answer
   }
@@ -178,9 +183,11 @@ export class Link implements Actions<NsmLease> {
   }
 
   watch(lease: NsmLease, report: (event: Watched) => void, signal: AbortSignal): Promise<void> {
-    const { client, clock, log } = this.#parts
-    void this.#watchSurroundings(lease, signal).catch(() => {})
-    return watchLease({ client, clock, log, lease, tunnel: this.#tunnel, echo: this.#openEcho(lease) }, report, signal)
+    const { client, clock, log, wanted } = this.#parts
+    void this.#watchSurroundings(lease, report, signal).catch(() => {})
+    const pace = wanted.livenessEnabled === false ? undefined : paceOf(wanted)
+    const echo = pace && this.#openEcho(lease)
+    return watchLease({ client, clock, log, lease, tunnel: this.#tunnel, echo, pace }, report, signal)
   }
 
   #openEcho(lease: NsmLease): Echo | undefined {
@@ -190,17 +197,25 @@ export class Link implements Actions<NsmLease> {
     return this.#parts.machine.openEcho({ interfaceName: this.#tunnel.interfaceName, from, to })
   }
 
-  /** A network that the machine joins later may overlap: said, and not answered by sending the service's packets there. */
-  async #watchSurroundings(lease: NsmLease, signal: AbortSignal): Promise<void> {
+  /** A network that the machine joins later comes first; a route that it learns later does not, and is only said. */
+  async #watchSurroundings(lease: NsmLease, report: (event: Watched) => void, signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#parts
     for (;;) {
       await sleep(clock, surroundingsMs, signal)
-      const conflict = findConflict(lease.answer, await this.#taken(false))
+      const taken = await this.#taken()
+      const conflict = findConflict(lease.answer, taken)
+      const own = taken.filter(({ isOnlyRoute }) => !isOnlyRoute)
+      const error = conflict && findConflict(lease.answer, own)
+      if (error) report({ kind: 'conflict', error })
       if (conflict && conflict.message !== this.#warning?.message) {
         log.warn('a network of this machine overlaps the service', { reason: conflict.message })
       }
       this.#warning = conflict
     }
+  }
+
+  withdraw(): Promise<void> {
+    return this.#host.withdraw()
   }
 
   readonly undo = async (): Promise<void> => {
@@ -209,8 +224,8 @@ export class Link implements Actions<NsmLease> {
     const opened = this.#opening?.then(() => {}).catch(() => {})
     await Promise.race([opened, sleep(this.#parts.clock, openingMs)])
     await this.#undos.run()
+    await this.#host.close()
     this.#tunnel = undefined
-    this.#configured = undefined
   }
 
   async release(lease: NsmLease, signal: AbortSignal): Promise<void> {
@@ -233,14 +248,17 @@ export class Link implements Actions<NsmLease> {
     }
   }
 
-  async #taken(isFirst: boolean) {
+  async #chooseName(): Promise<void> {
+    const { machine, wanted, others } = this.#parts
+    const { interfaceNames } = await machine.readHostNetwork()
+    const used = [...interfaceNames, ...others().map(({ interfaceName }) => interfaceName)]
+    this.#interfaceName ??= chooseInterfaceName(wanted.interfaceName, wanted.service, used)
+  }
+
+  async #taken() {
     const { machine, names, manager, wanted, others } = this.#parts
     const [host, upstreams] = await Promise.all([machine.readHostNetwork(), names.upstreams()])
     const ours = others()
-    if (isFirst) {
-      const used = [...host.interfaceNames, ...ours.map(({ interfaceName }) => interfaceName)]
-      this.#interfaceName ??= chooseInterfaceName(wanted.interfaceName, wanted.service, used)
-    }
     return takenPrefixes({
       host,
       ownInterfaceNames: [this.interfaceName, ...ours.map(({ interfaceName }) => interfaceName)],
@@ -297,7 +315,7 @@ export class Link implements Actions<NsmLease> {
     if (this.#tunnel !== tunnel) return
     this.#tunnel = undefined
     this.#opening = undefined
-    this.#configured = undefined
+    this.#host.forget()
     this.#applied = undefined
     this.#peer = undefined
   }
@@ -328,19 +346,16 @@ export class Link implements Actions<NsmLease> {
   }
 
   async #configure(tunnel: Tunnel, lease: NsmLease): Promise<void> {
-    const { machine, log, progress } = this.#parts
-    const before = this.#configured
-    const after: InterfaceSettings = {
-      interfaceName: tunnel.interfaceName,
-      addresses: lease.answer.addresses,
-      routes: [...new Set([...hostRoutes(lease), ...lease.answer.routes])],
-      mtuBytes: lease.mtuBytes,
-    }
-    if (before && JSON.stringify(before) === JSON.stringify(after)) return
+    const { progress, others } = this.#parts
+    const friends = others().filter(({ mayOverlap }) => mayOverlap)
+    const after = this.#host.plan(
+      lease,
+      tunnel.interfaceName,
+      friends.map(({ interfaceName }) => interfaceName),
+    )
+    if (!after) return
     progress('routes', 'started')
-    if (before) await machine.updateInterface(before, after, log)
-    else this.#undos.push(await machine.configureInterface(after, log))
-    this.#configured = after
+    if (await this.#host.place(after)) this.#undos.push(() => this.#host.unplace())
     progress('routes', 'done', after.routes.join(' '))
   }
 
@@ -353,7 +368,7 @@ export class Link implements Actions<NsmLease> {
     if (!scopes) return before ? names.detach(owner) : undefined
     progress('dns', 'started')
     if (!before) this.#undos.push(() => names.detach(owner))
-    await names.attach(owner, scopes)
+    await names.attach(owner, { ...scopes, interfaceName: this.interfaceName })
     this.#ownName = await checkOwnName({ ...this.#parts, name: this.#podName, ...ownSide(lease, wanted) }, signal)
     progress('dns', 'done', this.#ownName ?? scopes.searchDomains.join(' '))
   }
@@ -365,11 +380,6 @@ export class Link implements Actions<NsmLease> {
 
 function ownSide(lease: NsmLease, wanted: Wanted): { readonly zones: readonly string[]; readonly addresses: string[] } {
   return { zones: zonesOf(lease, wanted), addresses: bareAddresses(lease.answer.addresses) }
-}
-
-/** The endpoint's addresses are on the link [nsm-protocol 7.5]. */
-function hostRoutes(lease: NsmLease): string[] {
-  return bareAddresses(lease.answer.endpointAddresses).map((bare) => `${bare}/${bare.includes(':') ? 128 : 32}`)
 }
 
 /** Waits for both also when one fails, so that an undo does not race with the other. */

@@ -20,8 +20,16 @@ export interface Liveness {
   readonly receivedBytes: number
   /** Looks in a row that found nothing. */
   readonly silentLooks: number
-  /** Since when an echo is unanswered, monotonic milliseconds. */
-  readonly askedAtMs: number
+  /** When it was looked at last, monotonic milliseconds; undefined before the first look. */
+  readonly lookedAtMs: number | undefined
+  /** For how long an echo is unanswered, milliseconds; time in which nobody looked counts little. */
+  readonly silentMs: number
+}
+
+/** How often is looked, and how long a silence is a death. */
+export interface Pace {
+  readonly lookMs: number
+  readonly silenceMs: number
 }
 
 /** What a look changes, and how many echo requests to send. */
@@ -33,14 +41,19 @@ export interface Verdict {
   readonly delayMs: number
 }
 
-/** Ours: with `silenceMs` a death is noticed within 1.5 s of the last packet. */
-export const lookMs = 300
-/** Ours: an echo that is unanswered for this long, and two further ones, mean death; slow paths get three round trips. */
-export const silenceMs = 900
+/**
+ * Ours: a death is noticed within 1.05 s of the last packet. Nine echo requests are unanswered then, six of them for two
+ * thirds of a second: at 200 ms and 5 % loss each way that happens by chance once in weeks. Slow paths get three round trips.
+ */
+export const usualPace: Pace = { lookMs: 200, silenceMs: 800 }
+/** Ours: who asks for quicker looks gets no quicker ones than these. */
+const lookMinMs = 50
 /** Ours: echo requests of one look at most. */
 const burstMax = 3
 /** Ours: an endpoint that has not answered this many looks never will, and is asked seldom. */
-const deafLooks = 30
+const deafLooks = 45
+/** Ours: a late look says that this machine is busy, not that the other one is silent. */
+const lateFactor = 1.5
 /** Ours: how often a path is looked at whose endpoint does not answer echo requests. */
 const deafLookMs = 5_000
 /** [WG 6.1] A session is refused after 180 s; with keepalive a live one is renewed after 120 s. */
@@ -48,31 +61,40 @@ const handshakeAgeMaxMs = 195_000
 
 /** A path of which nothing was heard yet. */
 export function beginLiveness(receivedBytes: number): Liveness {
-  return { isAlive: true, answers: false, receivedBytes, silentLooks: 0, askedAtMs: 0 }
+  return { isAlive: true, answers: false, receivedBytes, silentLooks: 0, lookedAtMs: undefined, silentMs: 0 }
+}
+
+/** The pace that NSM's settings ask for; what they leave out is ours. */
+export function paceOf(wanted: { readonly livenessIntervalMs?: number; readonly livenessTimeoutMs?: number }): Pace {
+  const lookMs = Math.max(lookMinMs, wanted.livenessIntervalMs ?? usualPace.lookMs)
+  return { lookMs, silenceMs: Math.max(2 * lookMs, wanted.livenessTimeoutMs ?? usualPace.silenceMs) }
 }
 
 /** Judges one look. */
-export function judge(before: Liveness, look: Look): Verdict {
-  if (look.receivedBytes !== before.receivedBytes) return heard(before, look)
+export function judge(before: Liveness, look: Look, pace: Pace): Verdict {
+  if (look.receivedBytes !== before.receivedBytes) return heard(before, look, pace)
   const silentLooks = before.silentLooks + 1
-  const askedAtMs = before.silentLooks === 0 ? look.nowMs : before.askedAtMs
-  const isLost = before.isAlive && isDead({ ...before, askedAtMs }, look)
-  const next = { ...before, silentLooks, askedAtMs, isAlive: before.isAlive && !isLost }
+  const sinceMs = before.lookedAtMs === undefined ? 0 : look.nowMs - before.lookedAtMs
+  const silentMs = silentLooks === 1 ? 0 : before.silentMs + Math.min(sinceMs, pace.lookMs * lateFactor)
+  const isLost = before.isAlive && isDead({ ...before, silentMs }, look, pace)
+  const isAlive = before.isAlive && !isLost
   const isDeaf = !before.answers && silentLooks > deafLooks
   return {
-    next,
+    next: { ...before, silentLooks, silentMs, lookedAtMs: look.nowMs, isAlive },
     change: isLost ? 'lost' : 'none',
-    echoes: next.isAlive && !isDeaf ? Math.min(silentLooks, burstMax) : 1,
-    delayMs: isDeaf ? deafLookMs : lookMs,
+    echoes: isAlive && !isDeaf ? Math.min(silentLooks, burstMax) : 1,
+    delayMs: isDeaf ? deafLookMs : pace.lookMs,
   }
 }
 
-function heard(before: Liveness, look: Look): Verdict {
-  const next = { isAlive: true, answers: true, receivedBytes: look.receivedBytes, silentLooks: 0, askedAtMs: 0 }
-  return { next, change: before.isAlive ? 'none' : 'found', echoes: 0, delayMs: lookMs }
+function heard(before: Liveness, { receivedBytes, nowMs }: Look, pace: Pace): Verdict {
+  const next = { isAlive: true, answers: true, receivedBytes, silentLooks: 0, lookedAtMs: nowMs, silentMs: 0 }
+  return { next, change: before.isAlive ? 'none' : 'found', echoes: 0, delayMs: pace.lookMs }
 }
 
-function isDead(path: Liveness, look: Look): boolean {
+function isDead(path: Liveness, look: Look, pace: Pace): boolean {
   if ((look.handshakeAgeMs ?? 0) > handshakeAgeMaxMs) return true
-  return path.answers && look.nowMs - path.askedAtMs >= Math.max(silenceMs, 3 * (look.rttMs ?? 0) + lookMs)
+  // A timer may fire a little early.
+  const neededMs = Math.max(pace.silenceMs, 3 * (look.rttMs ?? 0) + pace.lookMs) - pace.lookMs / 4
+  return path.answers && path.silentMs >= neededMs
 }

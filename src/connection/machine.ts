@@ -1,6 +1,8 @@
 import { createSocket } from 'node:dgram'
 import { lookup, lookupService } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
+import { systemClock } from '../base/clock.ts'
+import { openFence } from '../tunnel/tun/fence.ts'
 import { configureInterface, readHostNetwork, routeTo, updateInterface } from '../tunnel/tun/host.ts'
 import { openTunnel, prepareTunnel } from '../tunnel/tunnels.ts'
 import { openEcho } from './echo.ts'
@@ -13,6 +15,7 @@ export interface Machine {
   readonly readHostNetwork: typeof readHostNetwork
   readonly configureInterface: typeof configureInterface
   readonly updateInterface: typeof updateInterface
+  readonly openFence: typeof openFence
   readonly routeTo: typeof routeTo
   /** A UDP port that is free at this moment: the wanted one, or any. */
   freeUdpPort(wanted: number): Promise<number>
@@ -30,14 +33,27 @@ export const thisMachine: Machine = {
   readHostNetwork,
   configureInterface,
   updateInterface,
+  openFence,
   routeTo,
-  freeUdpPort: async (wanted) => (await tryBind(wanted)) ?? (await tryBind(0)) ?? wanted,
+  freeUdpPort: async (wanted) => (await tryOnce(wanted)) ?? (await tryBind(0)) ?? wanted,
   lookUp: async (name, family) => (await lookup(name, { all: true, family })).map(({ address }) => address),
   lookUpAddress: async (address) => (await lookupService(address, anyPort)).hostname,
 }
 
 /** getnameinfo wants a port; which one does not matter for the name. */
 const anyPort = 1
+
+/** Ours: a tunnel is opened this soon after its port was found free. */
+const openedWithinMs = 2_000
+/** When ports were found free, monotonic milliseconds: several connections of this process may ask at once. */
+const foundFreeMs = new Map<number, number>()
+
+async function tryOnce(port: number): Promise<number | undefined> {
+  const nowMs = systemClock.monotonicMs()
+  if (nowMs - (foundFreeMs.get(port) ?? Number.NEGATIVE_INFINITY) < openedWithinMs) return undefined
+  foundFreeMs.set(port, nowMs)
+  return tryBind(port)
+}
 
 /** Both families at once where there is IPv6, else IPv4. */
 async function tryBind(port: number): Promise<number | undefined> {

@@ -2,7 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
 import { type Dns, type DnsStatus, listenCandidates, openDns, type ScopeConfig } from '../dns/dns.ts'
-import { installSystemDns, readSystemUpstreams, type SystemDns } from '../dns/os/open.ts'
+import { installSystemDns, readSystemUpstreams, type Served, type SystemDns } from '../dns/os/open.ts'
 import { resolverJournalPath } from './journal.ts'
 
 /** The resolver and its place in the system, for all connections together. */
@@ -15,6 +15,8 @@ export interface Names {
   attach(owner: string, names: AttachedNames): Promise<void>
   /** Takes them away; with the last one the system's resolver is as before. */
   detach(owner: string): Promise<void>
+  /** The resolver itself; undefined while nothing is attached. */
+  resolver(): Dns | undefined
   /** Undefined while nothing is attached. */
   status(): (DnsStatus & { readonly listening: string }) | undefined
   close(): Promise<void>
@@ -24,6 +26,8 @@ export interface Names {
 export interface AttachedNames {
   readonly scopes: readonly ScopeConfig[]
   readonly searchDomains: readonly string[]
+  /** For systems that keep resolvers by interface. */
+  readonly interfaceName?: string
 }
 
 /** The functions of `dns/`, so that tests can stand in for them. */
@@ -50,6 +54,7 @@ export function createNames(parts: NamesParts): Names {
     prepare: () => void inTurn(() => names.open()).catch(() => {}),
     attach: (owner, attached) => inTurn(() => names.attach(owner, attached)),
     detach: (owner) => inTurn(() => names.detach(owner)),
+    resolver: () => names.resolver(),
     status: () => names.status(),
     close: () => inTurn(() => names.closeAll()),
   }
@@ -83,15 +88,16 @@ class SystemNames {
     const dns = await this.open()
     dns.setScopes(owner, attached.scopes)
     this.#attached.set(owner, attached)
-    if (this.#system) return this.#system.update({ searchDomains: this.#searchDomains() })
+    if (this.#system) return this.#system.update(this.#served())
     const { settings, log } = this.#parts
     const install = this.#parts.installSystemDns ?? installSystemDns
     this.#system = await install({
       resolvConf: settings.resolvConf,
       journalPath: resolverJournalPath(settings.stateDir),
       listener: dns.listening,
-      searchDomains: this.#searchDomains(),
+      ...this.#served(),
       log,
+      onForeignUpstreams: (upstreams) => dns.setDefaultUpstreams(upstreams),
     })
     dns.setDefaultUpstreams(this.#system.previousUpstreams)
   }
@@ -100,7 +106,7 @@ class SystemNames {
     if (!this.#attached.delete(owner)) return
     if (this.#attached.size === 0) return this.closeAll()
     this.#dns?.removeOwner(owner)
-    await this.#system?.update({ searchDomains: this.#searchDomains() })
+    await this.#system?.update(this.#served())
   }
 
   /** The system first, so that nobody asks a resolver that is gone. */
@@ -117,13 +123,22 @@ class SystemNames {
     }
   }
 
-  status(): (DnsStatus & { readonly listening: string }) | undefined {
-    if (!this.#dns || this.#attached.size === 0) return undefined
-    const { address, port } = this.#dns.listening
-    return { ...this.#dns.status(), listening: `${address}:${port}` }
+  resolver(): Dns | undefined {
+    return this.#attached.size === 0 ? undefined : this.#dns
   }
 
-  #searchDomains(): string[] {
-    return [...new Set([...this.#attached.values()].flatMap(({ searchDomains }) => searchDomains))]
+  status(): (DnsStatus & { readonly listening: string }) | undefined {
+    const dns = this.resolver()
+    if (!dns) return undefined
+    const { address, port } = dns.listening
+    return { ...dns.status(), listening: `${address}:${port}` }
+  }
+
+  #served(): Served {
+    const attached = [...this.#attached.values()]
+    const links = attached.flatMap(({ interfaceName, searchDomains, scopes }) =>
+      interfaceName ? [{ interfaceName, searchDomains, suffixes: scopes.map(({ suffix }) => suffix) }] : [],
+    )
+    return { searchDomains: [...new Set(attached.flatMap(({ searchDomains }) => searchDomains))], links }
   }
 }

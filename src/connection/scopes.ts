@@ -1,11 +1,11 @@
 import { isIPv6 } from 'node:net'
-import { parsePrefix } from '../base/ip.ts'
+import { formatPrefix, type Prefix, parsePrefix, prefixCovers } from '../base/ip.ts'
 import type { ScopeConfig } from '../dns/dns.ts'
 import type { AttachedNames } from './names.ts'
 import { type NsmLease, tunnelPrefixes, type Wanted } from './wanted.ts'
-import { acceptableZones, reverseZonesOf } from './zones.ts'
+import { acceptableZones } from './zones.ts'
 
-/** The DNS scopes of a lease: its own zones and the reverse zones of its prefixes; undefined when it has no DNS. */
+/** The DNS scopes of a lease: its own zones and the reverse names of its prefixes; undefined when it has no DNS. */
 export function scopesOf(lease: NsmLease, wanted: Wanted): AttachedNames | undefined {
   const prefixes = tunnelPrefixes(lease.answer).map(parsePrefix)
   const zones = zonesOf(lease, wanted)
@@ -13,7 +13,8 @@ export function scopesOf(lease: NsmLease, wanted: Wanted): AttachedNames | undef
   const scopes = lease.answer.dns.flatMap(({ servers, domains }): ScopeConfig[] => {
     const upstreams = servers.map((address) => upstreamOf(address, lease))
     const own = acceptableZones(domains, { ...wanted, prefixes })
-    const reverse = prefixes.flatMap(reverseZonesOf)
+    // By address, so that a prefix of any length is one scope.
+    const reverse = widest(prefixes).map(formatPrefix)
     return [...own, ...reverse].map((suffix) => ({ suffix, mode: wanted.dnsMode, upstreams }))
   })
   return { scopes: onePerSuffix(scopes), searchDomains: zones }
@@ -24,6 +25,13 @@ export function zonesOf(lease: NsmLease, wanted: Wanted): string[] {
   const prefixes = tunnelPrefixes(lease.answer).map(parsePrefix)
   const zones = lease.answer.dns.flatMap(({ domains }) => acceptableZones(domains, { ...wanted, prefixes }))
   return [...new Set(zones)].filter((zone) => !zone.endsWith('.arpa'))
+}
+
+/** Those that lie in no other one: the own address is part of the service's prefix most of the time. */
+function widest(prefixes: readonly Prefix[]): Prefix[] {
+  return prefixes.filter(
+    (inner) => !prefixes.some((outer) => outer.length < inner.length && prefixCovers(outer, inner)),
+  )
 }
 
 /** [RFC 1035 4.2] */

@@ -17,6 +17,14 @@ export interface Wanted {
   readonly allowDomains: readonly string[]
   readonly dnsMode: 'fanout' | 'prefer-service' | 'exclusive'
   readonly dns: 'auto' | 'off'
+  /** False: the path is not asked for signs of life, and only the manager says that it is dead [nsm-protocol 4.9]. */
+  readonly livenessEnabled?: boolean
+  /** Between two looks at the path. */
+  readonly livenessIntervalMs?: number
+  /** A path that gives no sign of life for this long, and the looks it takes, is dead. */
+  readonly livenessTimeoutMs?: number
+  /** Service URLs whose services may overlap each other, group by group [nsm-protocol 3]. */
+  readonly awarenessGroups?: readonly (readonly string[])[]
 }
 
 /** A granted connection, in NSM's words and in plain ones. */

@@ -6,7 +6,7 @@ import { type Connection, type ConnectionEvent, ConnectionEventType, State } fro
 import type { Tunnel, TunnelStats } from '../tunnel/tunnels.ts'
 import type { Watched } from './driver.ts'
 import type { Echo } from './echo.ts'
-import { beginLiveness, judge, type Look } from './liveness.ts'
+import { beginLiveness, judge, type Look, type Pace } from './liveness.ts'
 import { ownSegment } from './request.ts'
 import type { NsmLease } from './wanted.ts'
 
@@ -19,6 +19,8 @@ export interface WatchParts {
   readonly tunnel: Tunnel | undefined
   /** Undefined when there is no way to ask the endpoint. */
   readonly echo: Echo | undefined
+  /** Undefined: the path is not judged, and what the manager says counts for it [nsm-protocol 4.9]. */
+  readonly pace: Pace | undefined
 }
 
 /** Watches the manager's events, the tunnel and its path until the signal is aborted. */
@@ -31,7 +33,7 @@ export async function watchLease(
     if (!signal.aborted) report(event)
   }
   void parts.tunnel?.failed.then((error) => tell({ kind: 'tunnel-lost', error }))
-  const path = { isAlive: true }
+  const path = { isAlive: parts.pace !== undefined }
   const watching = watchPath(
     parts,
     (event) => {
@@ -41,7 +43,9 @@ export async function watchLease(
     signal,
   )
   watching.catch(() => {}).finally(() => parts.echo?.close())
-  await watchEvents(parts, (event) => tell(inLightOf(path, event)), signal)
+  const events = watchEvents(parts, (event) => tell(inLightOf(path, event)), signal)
+  if (parts.pace) return events
+  await events.catch((thrown) => tell({ kind: 'down', isDeleted: false, error: toNsmError(thrown) }))
 }
 
 /** A connection that is only said to be down is asked for again as it is while its packets flow [nsm-protocol 4.9]. */
@@ -52,14 +56,14 @@ function inLightOf(path: { readonly isAlive: boolean }, event: Watched): Watched
 
 /** Reports each change between life and death of the path; ends when told to, or with the tunnel. */
 async function watchPath(
-  { clock, tunnel, echo }: WatchParts,
+  { clock, tunnel, echo, pace }: WatchParts,
   report: (event: Watched) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  if (!tunnel) return
+  if (!tunnel || !pace) return
   let liveness = beginLiveness(lookOf(await tunnel.stats(), clock).receivedBytes)
   for (;;) {
-    const verdict = judge(liveness, lookOf(await tunnel.stats(), clock))
+    const verdict = judge(liveness, lookOf(await tunnel.stats(), clock), pace)
     signal.throwIfAborted()
     liveness = verdict.next
     if (verdict.change === 'lost') report({ kind: 'path-lost', error: silent() })

@@ -1,12 +1,4 @@
-import {
-  addressBytes,
-  familyBits,
-  firstAddress,
-  type Prefix,
-  parseAddress,
-  prefixCovers,
-  prefixOf,
-} from '../base/ip.ts'
+import { type Prefix, parseAddress, prefixCovers, prefixOf } from '../base/ip.ts'
 
 /** What decides which DNS zones a service may claim [security D1]. */
 export interface ZoneBounds {
@@ -85,24 +77,4 @@ function reversePrefix(zone: string): Prefix | undefined {
   if (labels.length > 32 || !labels.every((label) => /^[0-9a-f]$/.test(label))) return undefined
   const nibbles = labels.join('').padEnd(32, '0')
   return prefixOf(parseAddress((nibbles.match(/.{4}/g) ?? []).join(':')), labels.length * 4)
-}
-
-/** The reverse zones that lie wholly inside a prefix, cut at the next octet or nibble; at most 16 or 8 of them. */
-export function reverseZonesOf(prefix: Prefix): string[] {
-  const step = prefix.family === 4 ? 8 : 4
-  const length = Math.min(Math.ceil(prefix.length / step) * step, familyBits[prefix.family])
-  const count = 1 << (length - prefix.length)
-  if (length === 0 || count > 256) return []
-  return Array.from({ length: count }, (_, i) => reverseZone(nth(prefix, length, BigInt(i))))
-}
-
-function nth(prefix: Prefix, length: number, index: bigint): Prefix {
-  return { family: prefix.family, bits: prefix.bits + (index << BigInt(familyBits[prefix.family] - length)), length }
-}
-
-function reverseZone(prefix: Prefix): string {
-  const bytes = [...addressBytes(firstAddress(prefix))]
-  if (prefix.family === 4) return [...bytes.slice(0, prefix.length / 8).reverse(), 'in-addr', 'arpa'].join('.')
-  const nibbles = bytes.flatMap((byte) => [byte >> 4, byte & 15]).slice(0, prefix.length / 4)
-  return [...nibbles.reverse().map((nibble) => nibble.toString(16)), 'ip6', 'arpa'].join('.')
 }

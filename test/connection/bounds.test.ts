@@ -101,7 +101,15 @@ describe('checkAnswer', () => {
       { address: '10.2.0.1', what: 'the manager' },
       { address: '10.3.0.1', what: "the endpoint's address outside the tunnel" },
     ],
-    others: [{ service: 'green', prefixes: ['10.65.0.0/16'] }],
+    others: [
+      {
+        service: 'green',
+        prefixes: ['10.65.0.0/16'],
+        interfaceName: 'nsm-green',
+        addresses: ['10.65.0.9/32'],
+        mayOverlap: false,
+      },
+    ],
     excludePrefixes: ['10.99.0.0/16'],
   }
 

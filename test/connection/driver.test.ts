@@ -18,6 +18,7 @@ class World implements Actions<NumberedLease> {
   readonly done: string[] = []
   readonly requests: (() => Promise<NumberedLease>)[] = []
   applyResult: () => Promise<void> = async () => {}
+  withdrawResult: () => Promise<void> = async () => {}
   report: ((event: Watched) => void) | undefined
   endWatch: (() => void) | undefined
   #granted = 0
@@ -45,6 +46,11 @@ class World implements Actions<NumberedLease> {
     return new Promise((_, reject) => {
       this.endWatch = () => reject(silent)
     })
+  }
+
+  async withdraw(): Promise<void> {
+    this.done.push('withdraw')
+    await this.withdrawResult()
   }
 
   async undo(): Promise<void> {
@@ -183,6 +189,26 @@ describe('startDriver', () => {
     await world.clock.advance(10_000)
     expect(world.done.filter((line) => /renew|reselect/.test(line))).toEqual(['reselect 1', 'renew 1'])
     expect(driver.state().kind).toBe('up')
+  })
+
+  test('a network that is joined and overlaps: the lease is withdrawn first, then another one is asked for', async () => {
+    const world = new World()
+    const driver = world.start()
+    await driver.settled()
+    world.done.length = 0
+    world.report?.({ kind: 'conflict', error: refused })
+    await world.clock.advance(10)
+    expect(world.done).toEqual(['unwatch', 'withdraw', 'reselect 1', 'apply 2', 'watch 2'])
+  })
+
+  test('a withdrawal that fails is said, and the healing goes on', async () => {
+    const world = new World()
+    const driver = world.start()
+    await driver.settled()
+    world.withdrawResult = () => Promise.reject(silent)
+    world.report?.({ kind: 'conflict', error: refused })
+    await world.clock.advance(10)
+    expect(driver.state()).toMatchObject({ kind: 'up', lease: { number: 2 } })
   })
 
   test('never asks more often than the back-off allows while healing', async () => {

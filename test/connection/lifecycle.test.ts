@@ -52,6 +52,7 @@ const events = {
   pathFound: { kind: 'path-found' },
   tunnelLost: { kind: 'tunnel-lost', error },
   down: { kind: 'down', error },
+  conflict: { kind: 'conflict', error },
   refreshAsked: { kind: 'refresh-asked' },
   close: { kind: 'close' },
 } as const satisfies Record<string, Event<NamedLease>>
@@ -73,6 +74,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['requesting', 'pathFound', '-', '-'],
   ['requesting', 'tunnelLost', 'closed UNREACHABLE', 'unwatch, teardown'],
   ['requesting', 'down', 'closed UNREACHABLE', 'unwatch, teardown'],
+  ['requesting', 'conflict', '-', '-'],
   ['requesting', 'refreshAsked', '-', '-'],
   ['requesting', 'close', 'closed', 'unwatch, teardown'],
   ['applying', 'start', '-', '-'],
@@ -90,6 +92,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['applying', 'pathFound', '-', '-'],
   ['applying', 'tunnelLost', 'closed UNREACHABLE', 'unwatch, teardown old'],
   ['applying', 'down', 'closed UNREACHABLE', 'unwatch, teardown old'],
+  ['applying', 'conflict', '-', '-'],
   ['applying', 'refreshAsked', '-', '-'],
   ['applying', 'close', 'closed', 'unwatch, teardown old'],
   ['up', 'start', '-', '-'],
@@ -107,6 +110,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['up', 'pathFound', '-', '-'],
   ['up', 'tunnelLost', 'healing renew 0 old, path dead', 'timer 0'],
   ['up', 'down', 'healing reselect 0 old, path dead', 'timer 0'],
+  ['up', 'conflict', 'healing reselect 0 old, path dead', 'unwatch, withdraw, timer 0'],
   ['up', 'refreshAsked', 'up old', 'request refresh old'],
   ['up', 'close', 'closed', 'unwatch, teardown old'],
   ['flapping', 'start', '-', '-'],
@@ -124,6 +128,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['flapping', 'pathFound', '-', '-'],
   ['flapping', 'tunnelLost', 'healing renew 0 old, path dead', 'timer 400'],
   ['flapping', 'down', 'healing reselect 0 old, path dead', 'timer 400'],
+  ['flapping', 'conflict', 'healing reselect 0 old, path dead', 'unwatch, withdraw, timer 400'],
   ['flapping', 'refreshAsked', 'up old', 'request refresh old'],
   ['flapping', 'close', 'closed', 'unwatch, teardown old'],
   ['renewing', 'start', '-', '-'],
@@ -141,6 +146,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['renewing', 'pathFound', '-', '-'],
   ['renewing', 'tunnelLost', 'healing renew 2 old, path dead', '-'],
   ['renewing', 'down', 'healing reselect 2 old, path dead', 'timer 0'],
+  ['renewing', 'conflict', 'healing reselect 2 old, path dead', 'unwatch, withdraw, timer 0'],
   ['renewing', 'refreshAsked', '-', '-'],
   ['renewing', 'close', 'closed', 'unwatch, teardown old'],
   ['orphaned', 'start', '-', '-'],
@@ -158,6 +164,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['orphaned', 'pathFound', 'healing renew 1 old, path alive', '-'],
   ['orphaned', 'tunnelLost', '-', '-'],
   ['orphaned', 'down', 'healing reselect 1 old, path dead', 'timer 0'],
+  ['orphaned', 'conflict', 'healing reselect 1 old, path dead', 'unwatch, withdraw, timer 0'],
   ['orphaned', 'refreshAsked', '-', '-'],
   ['orphaned', 'close', 'closed', 'unwatch, teardown old'],
   ['reselecting', 'start', '-', '-'],
@@ -175,6 +182,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['reselecting', 'pathFound', 'healing renew 0 old, path alive', '-'],
   ['reselecting', 'tunnelLost', '-', '-'],
   ['reselecting', 'down', '-', '-'],
+  ['reselecting', 'conflict', 'healing reselect 0 old, path dead', 'unwatch, withdraw, timer 0'],
   ['reselecting', 'refreshAsked', '-', '-'],
   ['reselecting', 'close', 'closed', 'unwatch, teardown old'],
   ['reviving', 'start', '-', '-'],
@@ -192,6 +200,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['reviving', 'pathFound', '-', '-'],
   ['reviving', 'tunnelLost', '-', '-'],
   ['reviving', 'down', '-', '-'],
+  ['reviving', 'conflict', '-', '-'],
   ['reviving', 'refreshAsked', '-', '-'],
   ['reviving', 'close', 'closed', 'unwatch, teardown old'],
   ['closed', 'start', '-', '-'],
@@ -209,6 +218,7 @@ const table: readonly (readonly [keyof typeof states, keyof typeof events, strin
   ['closed', 'pathFound', '-', '-'],
   ['closed', 'tunnelLost', '-', '-'],
   ['closed', 'down', '-', '-'],
+  ['closed', 'conflict', '-', '-'],
   ['closed', 'refreshAsked', '-', '-'],
   ['closed', 'close', '-', '-'],
 ]
@@ -282,7 +292,7 @@ describe('lifecycle, against a model of the path', () => {
         let diedSince = false
         for (const event of walk) {
           const { next, effects } = step(state, event, moment)
-          if (['path-lost', 'down', 'tunnel-lost', 'not-applied'].includes(event.kind)) diedSince = true
+          if (['path-lost', 'down', 'conflict', 'tunnel-lost', 'not-applied'].includes(event.kind)) diedSince = true
           if (next.kind === 'up' && state.kind !== 'up') diedSince = false
           if (next.kind === 'healing' && next.isPathAlive) diedSince = false
           for (const effect of effects) {
@@ -338,6 +348,6 @@ function stateText(state: State<NamedLease>): string {
 function effectText(effect: Effect<NamedLease>): string {
   if (effect.kind === 'request') return ['request', effect.purpose, effect.lease?.name].filter(Boolean).join(' ')
   if (effect.kind === 'timer') return `timer ${effect.delayMs}`
-  if (effect.kind === 'unwatch') return 'unwatch'
+  if (effect.kind === 'unwatch' || effect.kind === 'withdraw') return effect.kind
   return [effect.kind, effect.lease?.name].filter(Boolean).join(' ')
 }

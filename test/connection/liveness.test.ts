@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { parseAddress } from '../../src/base/ip.ts'
 import { echoPacket } from '../../src/connection/echo.ts'
-import { beginLiveness, judge, lookMs } from '../../src/connection/liveness.ts'
+import { beginLiveness, judge, type Pace, paceOf, usualPace } from '../../src/connection/liveness.ts'
 
 /** Looks once per text: `x` = something came through. Gives what each look said. */
 function look(pattern: string, rttMs: number | undefined = 1, handshakeAgeMs = 0): string[] {
@@ -10,11 +10,37 @@ function look(pattern: string, rttMs: number | undefined = 1, handshakeAgeMs = 0
   let [nowMs, receivedBytes] = [0, 0]
   return [...pattern].map((sign) => {
     if (sign === 'x') receivedBytes += 28
-    const { next, change, echoes, delayMs } = judge(path, { nowMs, receivedBytes, rttMs, handshakeAgeMs })
+    const { next, change, echoes, delayMs } = judge(path, { nowMs, receivedBytes, rttMs, handshakeAgeMs }, usualPace)
     path = next
     nowMs += delayMs
     return change === 'none' ? String(echoes) : change
   })
+}
+
+/** A path where each echo request and each answer is lost at some rate; gives how often it was called dead in `hours`. */
+function falseAlarms(path: {
+  readonly rttMs: number
+  readonly lost: number
+  readonly hours: number
+  readonly pace: Pace
+}) {
+  let [random, received, deaths] = [1, 0, 0]
+  const isLost = () => {
+    random = (random * 48_271) % 2_147_483_647
+    return random / 2_147_483_647 < path.lost
+  }
+  const due: number[] = []
+  let liveness = beginLiveness(0)
+  for (let nowMs = 0; nowMs < path.hours * 3_600_000; ) {
+    while ((due[0] ?? nowMs) < nowMs) received += 28 * Number(due.shift() !== undefined)
+    const found = { nowMs, receivedBytes: received, rttMs: path.rttMs, handshakeAgeMs: 0 }
+    const { next, change, echoes, delayMs } = judge(liveness, found, path.pace)
+    if (change === 'lost') deaths += 1
+    for (let i = 0; i < echoes; i++) if (!isLost() && !isLost()) due.push(nowMs + path.rttMs)
+    liveness = next
+    nowMs += delayMs
+  }
+  return deaths
 }
 
 describe('judge', () => {
@@ -23,23 +49,43 @@ describe('judge', () => {
     ['an idle path is asked every other look', 'x.x.x', ['0', '1', '0', '1', '0']],
     [
       'silence is asked more often, then it is a death, and one echo a look waits for life',
-      'x......',
-      ['0', '1', '2', '3', 'lost', '1', '1'],
+      'x.......',
+      ['0', '1', '2', '3', '3', 'lost', '1', '1'],
     ],
-    ['one that comes back is found', 'x....x.', ['0', '1', '2', '3', 'lost', 'found', '1']],
+    ['one that comes back is found', 'x.....x.', ['0', '1', '2', '3', '3', 'lost', 'found', '1']],
     ['an endpoint that never answered is not dead', '......', ['1', '2', '3', '3', '3', '3']],
   ])('%s', (_, pattern, said) => {
     expect(look(pattern)).toEqual(said)
   })
 
-  test('a death is noticed within 1.5 s of the last packet', () => {
-    const looks = look('x.........').indexOf('lost')
-    expect(looks * lookMs).toBeLessThanOrEqual(1_500)
+  test('a death is noticed within 1.05 s of the last packet, whatever the timers are late by', () => {
+    expect(look('x.........').indexOf('lost') * (usualPace.lookMs + 10)).toBeLessThanOrEqual(1_050)
   })
 
   test('a slow path gets three round trips', () => {
     const looks = look(`x${'.'.repeat(20)}`, 1_000).indexOf('lost')
-    expect(looks * lookMs).toBeGreaterThan(3_000)
+    expect(looks * usualPace.lookMs).toBeGreaterThan(3_000)
+  })
+
+  test.each([
+    ['200 ms and 5 % loss', { rttMs: 200, lost: 0.05 }],
+    ['600 ms by satellite and 2 % loss', { rttMs: 600, lost: 0.02 }],
+    ['20 ms and 10 % loss', { rttMs: 20, lost: 0.1 }],
+  ])('a path with %s is not called dead in eight hours', (_, path) => {
+    expect(falseAlarms({ ...path, hours: 8, pace: usualPace })).toBe(0)
+  })
+
+  test('the model of a lossy path would show a judgement that is too quick', () => {
+    expect(falseAlarms({ rttMs: 20, lost: 0.1, hours: 8, pace: { lookMs: 100, silenceMs: 100 } })).toBeGreaterThan(0)
+  })
+
+  test('a machine that did not look for seconds has heard no silence', () => {
+    const heard = { ...beginLiveness(28), answers: true, lookedAtMs: 0 }
+    const asked = judge(heard, { nowMs: 200, receivedBytes: 28, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
+    const late = judge(asked.next, { nowMs: 9_000, receivedBytes: 28, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
+    expect([asked.change, late.change]).toEqual(['none', 'none'])
+    const answered = judge(late.next, { nowMs: 9_200, receivedBytes: 56, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
+    expect(answered.next.silentMs).toBe(0)
   })
 
   test('a session that is older than any may be is dead, whether it ever answered or not', () => {
@@ -48,7 +94,7 @@ describe('judge', () => {
 
   test('an endpoint that does not answer is asked seldom after a while', () => {
     const path = { ...beginLiveness(0), silentLooks: 100 }
-    const { echoes, delayMs } = judge(path, { nowMs: 0, receivedBytes: 0, rttMs: 1, handshakeAgeMs: 1 })
+    const { echoes, delayMs } = judge(path, { nowMs: 0, receivedBytes: 0, rttMs: 1, handshakeAgeMs: 1 }, usualPace)
     expect([echoes, delayMs]).toEqual([1, 5_000])
   })
 
@@ -60,6 +106,18 @@ describe('judge', () => {
         if (changes.length > 0) expect(signs).toContain('x')
       }),
     )
+  })
+})
+
+describe('paceOf', () => {
+  test.each([
+    ['nothing is ours', {}, usualPace],
+    ["cmd-nsc's defaults are taken as they are", { livenessIntervalMs: 200, livenessTimeoutMs: 1_000 }, [200, 1_000]],
+    ['a timeout below two looks is raised', { livenessIntervalMs: 1_200, livenessTimeoutMs: 1_000 }, [1_200, 2_400]],
+    ['an interval of nothing is no busy loop', { livenessIntervalMs: 0, livenessTimeoutMs: 0 }, [50, 100]],
+  ])('%s', (_, wanted, expected) => {
+    const [lookMs, silenceMs] = Array.isArray(expected) ? expected : [expected.lookMs, expected.silenceMs]
+    expect(paceOf(wanted)).toEqual({ lookMs, silenceMs })
   })
 })
 

@@ -22,8 +22,18 @@ function rig(more: Partial<NamesParts> = {}) {
       return {
         setScopes: (owner) => done.push(`scopes ${owner}`),
         removeOwner: (owner) => done.push(`remove ${owner}`),
-        setDefaultUpstreams: () => {},
-        status: () => ({ scopes: [], upstreams: [], counters: JSON.parse('{}'), cache: { entries: 0, bytes: 0 } }),
+        setDefaultUpstreams: (upstreams) => {
+          if (upstreams !== host) done.push(`defaults ${upstreams.map(({ address }) => address)}`)
+        },
+        status: () => ({
+          scopes: [],
+          others: JSON.parse('{}'),
+          upstreams: [],
+          counters: JSON.parse('{}'),
+          cache: { entries: 0, bytes: 0 },
+        }),
+        trace: () => Promise.reject(new NsmError('BUG', 'not asked for', '')),
+        flush: () => 0,
         listening: { address: '127.0.0.55', port: 53 },
         close: async () => void done.push('close'),
       }
@@ -64,6 +74,28 @@ describe('createNames', () => {
       'close',
     ])
     expect(names.status()).toBeUndefined()
+  })
+
+  test('asks the resolvers that another program writes into the file meanwhile', async () => {
+    let foreign = (_upstreams: typeof host) => {}
+    const { names, done } = rig({
+      installSystemDns: async ({ onForeignUpstreams }) => {
+        foreign = (upstreams) => onForeignUpstreams?.(upstreams)
+        return { method: 'file', previousUpstreams: host, update: async () => {}, restore: async () => {} }
+      },
+    })
+    await names.attach('a', attached('blue'))
+    foreign([{ address: '198.51.100.53', port: 53 }])
+    expect(done).toEqual(['open', 'scopes a', 'defaults 198.51.100.53'])
+  })
+
+  test('gives its resolver only while something is attached', async () => {
+    const { names } = rig()
+    expect(names.resolver()).toBeUndefined()
+    await names.attach('a', attached('blue'))
+    expect(names.resolver()?.listening.port).toBe(53)
+    await names.detach('a')
+    expect(names.resolver()).toBeUndefined()
   })
 
   test('changes follow each other, however they are asked for', async () => {

@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf'
 import { describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
-import { excludedPrefixes, nameOwners, takenPrefixes } from '../../src/connection/taken.ts'
+import { excludedPrefixes, nameOwners, takenPrefixes, withoutLaterRoutes } from '../../src/connection/taken.ts'
 import { readEvent } from '../../src/connection/watch.ts'
 import { ConnectionEventSchema, ConnectionEventType, State } from '../../src/nsm/generated/connection_pb.js'
 
@@ -58,7 +58,15 @@ describe('takenPrefixes', () => {
     },
     ownInterfaceNames: ['nsm-blue'],
     addresses: [{ address: '203.0.113.5', what: 'the manager' }],
-    others: [{ service: 'green', prefixes: ['10.65.0.0/16'] }],
+    others: [
+      {
+        service: 'green',
+        prefixes: ['10.65.0.0/16'],
+        interfaceName: 'nsm-green',
+        addresses: ['10.65.0.9/32'],
+        mayOverlap: false,
+      },
+    ],
     excludePrefixes: ['10.99.0.0/16'],
   }
 
@@ -72,6 +80,20 @@ describe('takenPrefixes', () => {
       '10.65.0.0/16 network service green',
       '10.99.0.0/16 excluded by the user',
     ])
+  })
+
+  test('of a service of the same awareness group only its own address counts', () => {
+    const friends = around.others.map((other) => ({ ...other, mayOverlap: true }))
+    const taken = takenPrefixes({ ...around, others: friends }).filter(({ by }) => by.includes('green'))
+    expect(taken).toEqual([{ prefix: '10.65.0.9/32', by: 'network service green', mayOverlap: true }])
+  })
+
+  test('a route that came after the prefixes were given does not count, any other still does', () => {
+    const taken = takenPrefixes(around)
+    const kept = withoutLaterRoutes(taken, ['10.9.7.1/32', '192.168.1.0/24'])
+    expect(taken.filter((one) => !kept.includes(one)).map(({ by }) => by)).toEqual(['route on eth0', 'gateway on eth0'])
+    expect(kept.map(({ by }) => by)).toContain('address on eth0')
+    expect(withoutLaterRoutes(taken, ['10.64.0.0/16'])).toEqual(taken)
   })
 
   test('an endpoint that has no room beside them is told apart by who uses what', () => {

@@ -48,6 +48,8 @@ export class World {
   }
   answer: (request: NetworkServiceRequest) => Connection = (request) => this.ordinaryAnswer(request)
   failTunnel: (error: NsmError) => void = () => {}
+  /** As when the manager goes away. */
+  endMonitor: () => void = () => {}
   counts: number[] = []
   /** When an echo request was sent. */
   readonly echoes: number[] = []
@@ -128,6 +130,9 @@ export class World {
   }
 
   #client(): NsmClient {
+    const onMonitor = (end: () => void) => {
+      this.endMonitor = end
+    }
     return {
       request: async (request, signal) => {
         this.requests.push(request)
@@ -136,7 +141,10 @@ export class World {
       },
       close: async () => this.#note('close'),
       async *monitor(_selector, signal) {
-        await new Promise<void>((resolve) => signal?.addEventListener('abort', () => resolve(), { once: true }))
+        await new Promise<void>((resolve) => {
+          onMonitor(resolve)
+          signal?.addEventListener('abort', () => resolve(), { once: true })
+        })
       },
     }
   }
@@ -153,6 +161,10 @@ export class World {
         return async () => this.#note('unconfigure')
       },
       updateInterface: async (_before, { addresses }) => this.#note(`update ${addresses}`),
+      openFence: async () => ({
+        set: async ({ addresses, prefixes }) => this.#note(`fence ${addresses} ${prefixes}`),
+        close: async () => this.#note('unfence'),
+      }),
       routeTo: async () => ({ interfaceName: 'eth0', sourceAddress: '192.0.2.7', mtuBytes: 1_500 }),
       prepareTunnel: async () => {},
       openEcho: () => ({ send: () => this.echoes.push(this.clock.nowMs), close: () => {} }),
@@ -187,6 +199,7 @@ export class World {
       prepare: () => {},
       attach: async (_owner, { searchDomains }) => this.#step('attach', `attach ${searchDomains}`),
       detach: async () => this.#note('detach'),
+      resolver: () => undefined,
       status: () => undefined,
       close: async () => {},
     }

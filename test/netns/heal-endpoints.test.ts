@@ -1,3 +1,5 @@
+import { readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { eventually, MeshRig, whyNotHere } from './mesh-rig.ts'
 
@@ -41,6 +43,38 @@ describe.skipIf(why !== undefined)(`two endpoints of one service${why ? `: skipp
     expect(await pings('10.64.0.0')).toBe(true)
     expect((await rig.inside('a', 'getent', ['ahostsv4', `a.${service}.nsm.internal`])).out).toContain('10.64.0.')
     await rig.inside('t', 'ip', ['link', 'set', 'eth0', 'up'])
+  })
+
+  test('one whose packets do not come through although its control side lives is left for the other', async () => {
+    await connectToSecond()
+    const unblock = await rig.block('t', 'udp dport 51820 drop')
+    await eventually(async () => (await view())?.endpoint === first && (await view())?.state === 'up')
+    expect(await pings('10.64.0.0')).toBe(true)
+    await unblock()
+  })
+
+  test('one that the manager lost sight of is kept while its packets flow', async () => {
+    await connectToSecond()
+    await rig.killServe('SIGKILL', 's')
+    await eventually(async () => (await view())?.state === 'healing')
+    for (let i = 0; i < 5; i++) expect(await pings('10.64.1.0')).toBe(true)
+    expect(await view()).toMatchObject({ state: 'healing', endpoint: second })
+    await rig.serveOn('s', '--site', 'east')
+    await eventually(async () => (await view())?.state === 'up')
+    expect((await view())?.endpoint).toBe(second)
+  })
+
+  test('one that is in a registry that comes back empty is registered again, and used on', async () => {
+    await connectToSecond()
+    await rig.killServe('SIGKILL', 's')
+    const stateDir = join(rig.dir, 's')
+    const files = (await readdir(stateDir, { recursive: true })).filter((name) => /registry\.db/.test(name))
+    expect(files.length).toBeGreaterThan(0)
+    for (const name of files) await rm(join(stateDir, name))
+    await rig.serveOn('s', '--site', 'east')
+    await eventually(async () => (await view())?.state === 'up')
+    expect(await pings('10.64.1.0')).toBe(true)
+    await eventually(async () => (await rig.nsm('a', 'list', '--json')).out.includes(second))
   })
 
   test('one whose process is killed under traffic is left for the other', async () => {

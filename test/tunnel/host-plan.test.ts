@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { HostNetwork, InterfaceSettings } from '../../src/tunnel/tun/host-network.ts'
-import { commandOf, findConflict, inverseOf, planChanges } from '../../src/tunnel/tun/host-plan.ts'
+import { addedTo, commandOf, findConflict, inverseOf, planChanges } from '../../src/tunnel/tun/host-plan.ts'
 
 const settings = (change: Partial<InterfaceSettings> = {}): InterfaceSettings => ({
   interfaceName: 'nsm0',
@@ -33,7 +33,7 @@ describe('planChanges', () => {
     expect(planChanges(nothing, settings()).map((change) => commandOf('nsm0', change))).toEqual([
       'ip link set nsm0 up mtu 1420',
       'ip address add 10.64.0.2/32 dev nsm0',
-      'ip route add 10.64.0.0/16 dev nsm0',
+      'ip route add 10.64.0.0/16 dev nsm0 table 28275',
     ])
   })
 
@@ -41,7 +41,7 @@ describe('planChanges', () => {
     const after = settings({ addresses: ['10.64.0.9/32'], routes: ['10.64.0.0/16', 'fd64::/64'] })
     expect(planChanges(settings(), after).map((change) => commandOf('nsm0', change))).toEqual([
       'ip address add 10.64.0.9/32 dev nsm0',
-      'ip route add fd64::/64 dev nsm0',
+      'ip route add fd64::/64 dev nsm0 table 28275',
       'ip address del 10.64.0.2/32 dev nsm0',
     ])
   })
@@ -98,5 +98,20 @@ describe('findConflict', () => {
     ["the interface's own address", { addresses: ['10.64.0.2/32'], routes: [] }],
   ])('%s is free', (_name, change) => {
     expect(findConflict(settings({ addresses: [], ...change }), office)).toBeUndefined()
+  })
+
+  test('routes of an interface that may overlap are no conflict, its addresses are', () => {
+    const friends = { mayOverlap: ['eth0'], addresses: [] }
+    expect(findConflict(settings({ ...friends, routes: ['10.64.0.0/16', '2001:db8::/48'] }), office)).toBeUndefined()
+    expect(findConflict(settings({ ...friends, addresses: ['192.0.2.7/32'], routes: [] }), office)).toMatch(/eth0/)
+  })
+})
+
+describe('addedTo', () => {
+  test('is what is new: a conflict that came with time does not keep what is there from staying', () => {
+    const before = settings({ routes: ['10.64.0.0/16'] })
+    const after = settings({ routes: ['10.64.0.0/16', '10.65.0.0/16'], addresses: ['10.64.0.2/32', '10.65.0.2/32'] })
+    expect(addedTo(before, after)).toEqual({ ...after, routes: ['10.65.0.0/16'], addresses: ['10.65.0.2/32'] })
+    expect(findConflict(addedTo(before, before), office)).toBeUndefined()
   })
 })

@@ -62,6 +62,11 @@ export function number32(value: number): Uint8Array {
   return bytes
 }
 
+/** The 32-bit number that an attribute or a field of a header structure holds; undefined when it is absent. */
+export function readNumber32(bytes: Uint8Array | undefined): number | undefined {
+  return bytes && viewOf(bytes).getUint32(0, true)
+}
+
 /** Joins header structure and attributes to a body. */
 export function joinBytes(...parts: readonly Uint8Array[]): Uint8Array {
   const joined = new Uint8Array(parts.reduce((total, part) => total + part.length, 0))

@@ -1,5 +1,5 @@
 import { formatPrefix, parseInterfaceAddress, parsePrefix, prefixesOverlap } from '../../base/ip.ts'
-import type { HostNetwork, InterfaceSettings } from './host-network.ts'
+import { defaultTableNumber, type HostNetwork, type InterfaceSettings, tableNumber } from './host-network.ts'
 
 /** One change to an interface of this machine. */
 export type Change =
@@ -32,14 +32,27 @@ export function inverseOf(change: Change): Change | undefined {
 export function commandOf(interfaceName: string, change: Change): string {
   if (change.kind === 'link') return `ip link set ${interfaceName} up mtu ${change.mtuBytes}`
   const verb = change.add ? 'add' : 'del'
-  return `ip ${change.kind} ${verb} ${change.prefix} dev ${interfaceName}`
+  const where = change.kind === 'route' ? ` table ${tableOf(change.prefix)}` : ''
+  return `ip ${change.kind} ${verb} ${change.prefix} dev ${interfaceName}${where}`
+}
+
+/** The table of tunnels that a route belongs to. */
+export function tableOf(prefix: string): typeof tableNumber | typeof defaultTableNumber {
+  return parsePrefix(prefix).length === 0 ? defaultTableNumber : tableNumber
+}
+
+/** What of `after` is new: only that is looked at for conflicts, what is there already has its place. */
+export function addedTo(before: InterfaceSettings, after: InterfaceSettings): InterfaceSettings {
+  const added = (list: 'addresses' | 'routes') => after[list].filter((prefix) => !before[list].includes(prefix))
+  return { ...after, addresses: added('addresses'), routes: added('routes') }
 }
 
 /** Names both sides of the first thing that is already there on another interface; undefined when all is free. */
 export function findConflict(settings: InterfaceSettings, network: HostNetwork): string | undefined {
+  const passed = [settings.interfaceName, ...(settings.mayOverlap ?? [])]
   const others = {
     addresses: network.addresses.filter((entry) => entry.interfaceName !== settings.interfaceName),
-    routes: network.routes.filter((entry) => entry.interfaceName !== settings.interfaceName),
+    routes: network.routes.filter((entry) => !passed.includes(entry.interfaceName)),
   }
   for (const prefix of settings.addresses) {
     const taken = others.addresses.find((entry) => sameAddress(entry.prefix, prefix))
@@ -54,10 +67,11 @@ export function findConflict(settings: InterfaceSettings, network: HostNetwork):
   return undefined
 }
 
-/** A default route gives way to every more exact one, so it is no conflict. */
+/** A default route gives way to every more exact one, theirs and ours, so it is no conflict. */
 function collides(theirs: string, ours: string): boolean {
   const prefix = parsePrefix(theirs)
-  return prefix.length > 0 && prefixesOverlap(prefix, parsePrefix(ours))
+  const own = parsePrefix(ours)
+  return prefix.length > 0 && own.length > 0 && prefixesOverlap(prefix, own)
 }
 
 function sameAddress(a: string, b: string): boolean {

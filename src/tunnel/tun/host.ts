@@ -3,7 +3,7 @@ import type { Log } from '../../base/log.ts'
 import { type Undo, UndoStack } from '../../base/undo.ts'
 import { errno, systemError } from '../sys/errno.ts'
 import type { HostNetwork, InterfaceSettings } from './host-network.ts'
-import { type Change, commandOf, findConflict, inverseOf, planChanges } from './host-plan.ts'
+import { addedTo, type Change, commandOf, findConflict, inverseOf, planChanges } from './host-plan.ts'
 import { loadPlatform } from './open.ts'
 
 export type { HostNetwork, InterfaceSettings, Route } from './host-network.ts'
@@ -42,7 +42,7 @@ export async function routeTo(
 
 async function apply(before: InterfaceSettings, after: InterfaceSettings, log: Log): Promise<Undo> {
   const platform = await loadPlatform()
-  const conflict = findConflict(after, platform.readNetwork())
+  const conflict = findConflict(addedTo(before, after), platform.readNetwork())
   if (conflict) throw new NsmError('CONFLICT', conflict, 'leave one of the two networks, or exclude the prefix')
   const undos = new UndoStack(log)
   for (const change of planChanges(before, after)) {

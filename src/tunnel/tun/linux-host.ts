@@ -3,16 +3,24 @@ import {
   addressFromBytes,
   familyBits,
   formatAddress,
-  type IpFamily,
   parseAddress,
   parseInterfaceAddress,
 } from '../../base/ip.ts'
-import { AF_INET, AF_INET6 } from '../sys/address-family.ts'
+import { AF_INET, AF_INET6, systemFamily } from '../sys/address-family.ts'
 import { errno } from '../sys/errno.ts'
-import { askKernel, attribute, joinBytes, type NetlinkRequest, number32, readAttributes } from '../sys/netlink.ts'
+import {
+  askKernel,
+  attribute,
+  joinBytes,
+  type NetlinkRequest,
+  number32,
+  readAttributes,
+  readNumber32,
+} from '../sys/netlink.ts'
 import type { HostNetwork, Route } from './host-network.ts'
 import type { Change } from './host-plan.ts'
 import { bringUp, deleteLink, findLink, type Link, readLinks } from './linux-link.ts'
+import { changeTableRoute } from './linux-table.ts'
 
 /** Addresses, routes and interfaces of this network namespace, by rtnetlink. */
 export function readNetwork(): HostNetwork {
@@ -30,7 +38,8 @@ export function applyChange(interfaceName: string, change: Change): number {
   if (change.kind === 'link') return bringUp(interfaceName, change.mtuBytes)
   const link = findLink(interfaceName)
   if (!link) return errno.ENODEV
-  return askKernel(change.kind === 'address' ? addressRequest(link, change) : routeRequest(link, change)).error
+  if (change.kind === 'address') return askKernel(addressRequest(link, change)).error
+  return changeTableRoute({ prefix: change.prefix, toIndex: link.index }, change.add)
 }
 
 /** Removes an interface with its addresses and routes; gives 0 or an error number. */
@@ -46,10 +55,10 @@ export function lookUpRoute(address: string) {
   const [found] = askKernel({ type: RTM_GETROUTE, flags: 0, body }).bodies
   if (!found) return undefined
   const attributes = readAttributes(found, routeHeaderBytes)
-  const link = readLinks().find(({ index }) => index === readNumber(attributes.get(RTA_OIF)))
+  const link = readLinks().find(({ index }) => index === readNumber32(attributes.get(RTA_OIF)))
   const source = attributes.get(RTA_PREFSRC)
   if (!link || !source) return undefined
-  const pathMtu = readNumber(readAttributes(attributes.get(RTA_METRICS) ?? new Uint8Array(), 0).get(RTAX_MTU))
+  const pathMtu = readNumber32(readAttributes(attributes.get(RTA_METRICS) ?? new Uint8Array(), 0).get(RTAX_MTU))
   return {
     interfaceName: link.name,
     sourceAddress: formatAddress(addressFromBytes(source)),
@@ -70,26 +79,6 @@ function addressRequest(link: Link, change: Change & { kind: 'address' }): Netli
     : { type: RTM_DELADDR, flags: 0, body }
 }
 
-function routeRequest(link: Link, change: Change & { kind: 'route' }): NetlinkRequest {
-  const { address, length } = parseInterfaceAddress(change.prefix)
-  const scope = address.family === 4 ? RT_SCOPE_LINK : 0
-  const head = Uint8Array.of(
-    systemFamily(address.family),
-    length,
-    0,
-    0,
-    RT_TABLE_MAIN,
-    RTPROT_STATIC,
-    scope,
-    RTN_UNICAST,
-  )
-  const to = length === 0 ? [] : [attribute(RTA_DST, addressBytes(address))]
-  const body = joinBytes(head, number32(0), ...to, attribute(RTA_OIF, number32(link.index)))
-  return change.add
-    ? { type: RTM_NEWROUTE, flags: NLM_F_CREATE | NLM_F_EXCL, body }
-    : { type: RTM_DELROUTE, flags: 0, body }
-}
-
 function dump(type: number): readonly Uint8Array[] {
   return askKernel({ type, flags: NLM_F_DUMP, body: new Uint8Array(routeHeaderBytes) }).bodies
 }
@@ -97,7 +86,7 @@ function dump(type: number): readonly Uint8Array[] {
 function readAddress(body: Uint8Array, names: ReadonlyMap<number, string>) {
   const attributes = readAttributes(body, addressHeaderBytes)
   const raw = attributes.get(IFA_LOCAL) ?? attributes.get(IFA_ADDRESS)
-  const interfaceName = names.get(readNumber(body.subarray(4, 8)) ?? 0)
+  const interfaceName = names.get(readNumber32(body.subarray(4, 8)) ?? 0)
   if (!raw || !interfaceName) return []
   return [{ interfaceName, prefix: `${formatAddress(addressFromBytes(raw))}/${body[1] ?? 0}` }]
 }
@@ -105,10 +94,10 @@ function readAddress(body: Uint8Array, names: ReadonlyMap<number, string>) {
 /** Unicast routes that leave through an interface, of any table but the one of own addresses. */
 function readRoute(body: Uint8Array, names: ReadonlyMap<number, string>): Route[] {
   const family = body[0] === AF_INET ? 4 : body[0] === AF_INET6 ? 6 : undefined
-  const cloned = ((readNumber(body.subarray(8, 12)) ?? 0) & RTM_F_CLONED) !== 0
+  const cloned = ((readNumber32(body.subarray(8, 12)) ?? 0) & RTM_F_CLONED) !== 0
   if (!family || cloned || body[7] !== RTN_UNICAST || body[4] === RT_TABLE_LOCAL) return []
   const attributes = readAttributes(body, routeHeaderBytes)
-  const interfaceName = names.get(readNumber(attributes.get(RTA_OIF)) ?? 0)
+  const interfaceName = names.get(readNumber32(attributes.get(RTA_OIF)) ?? 0)
   if (!interfaceName) return []
   const to = attributes.get(RTA_DST) ?? new Uint8Array(familyBits[family] / 8)
   const gateway = attributes.get(RTA_GATEWAY)
@@ -121,20 +110,10 @@ function readRoute(body: Uint8Array, names: ReadonlyMap<number, string>): Route[
   ]
 }
 
-function readNumber(bytes: Uint8Array | undefined): number | undefined {
-  return bytes && new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true)
-}
-
-function systemFamily(family: IpFamily): number {
-  return family === 4 ? AF_INET : AF_INET6
-}
-
 /** [Linux include/uapi/linux/rtnetlink.h, if_addr.h] */
 const RTM_NEWADDR = 20
 const RTM_DELADDR = 21
 const RTM_GETADDR = 22
-const RTM_NEWROUTE = 24
-const RTM_DELROUTE = 25
 const RTM_GETROUTE = 26
 const NLM_F_DUMP = 0x300
 const NLM_F_EXCL = 0x200
@@ -150,10 +129,7 @@ const RTA_GATEWAY = 5
 const RTA_PREFSRC = 7
 const RTA_METRICS = 8
 const RTAX_MTU = 2
-const RT_TABLE_MAIN = 254
 const RT_TABLE_LOCAL = 255
-const RT_SCOPE_LINK = 253
-const RTPROT_STATIC = 4
 const RTN_UNICAST = 1
 const RTM_F_CLONED = 0x200
 const addressHeaderBytes = 8

@@ -1,0 +1,76 @@
+import type { Log } from '../base/log.ts'
+import type { Fence } from '../tunnel/tun/fence.ts'
+import type { InterfaceSettings } from '../tunnel/tun/host.ts'
+import type { Machine } from './machine.ts'
+import { bareAddresses, type NsmLease } from './wanted.ts'
+
+type HostMachine = Pick<Machine, 'configureInterface' | 'updateInterface' | 'openFence'>
+
+/** What a connection has on this machine beside its tunnel: addresses, routes, and the fence around them. */
+export class HostSide {
+  readonly #machine: HostMachine
+  readonly #log: Log
+  #fence: Fence | undefined
+  #configured: InterfaceSettings | undefined
+  #unconfigure: () => Promise<void> = async () => {}
+
+  constructor(machine: HostMachine, log: Log) {
+    this.#machine = machine
+    this.#log = log
+  }
+
+  /** What an interface is to have for a lease; undefined when it has that already. */
+  plan(lease: NsmLease, interfaceName: string, mayOverlap: readonly string[]): InterfaceSettings | undefined {
+    const after: InterfaceSettings = {
+      interfaceName,
+      addresses: lease.answer.addresses,
+      routes: [...new Set([...hostRoutes(lease), ...lease.answer.routes])],
+      mtuBytes: lease.mtuBytes,
+      ...(mayOverlap.length > 0 ? { mayOverlap } : {}),
+    }
+    return JSON.stringify(this.#configured) === JSON.stringify(after) ? undefined : after
+  }
+
+  /** Makes it so; the fence stands before the first packet has a way. True when `unplace` has something new to take back. */
+  async place(after: InterfaceSettings): Promise<boolean> {
+    const before = this.#configured
+    this.#fence ??= await this.#machine.openFence(this.#log)
+    await this.#fence.set({ ...after, prefixes: after.routes })
+    if (before) await this.#machine.updateInterface(before, after, this.#log)
+    else this.#unconfigure = await this.#machine.configureInterface(after, this.#log)
+    this.#configured = after
+    return before === undefined
+  }
+
+  /** Leaves the interface without addresses and routes, and the prefixes to the machine. */
+  async withdraw(): Promise<void> {
+    if (!this.#configured) return
+    const empty = { ...this.#configured, addresses: [], routes: [] }
+    await this.#machine.updateInterface(this.#configured, empty, this.#log)
+    this.#configured = empty
+    await this.#fence?.set({ ...empty, prefixes: [] })
+  }
+
+  /** The interface went with its tunnel: the fence stays, so that its packets do not find another way. */
+  forget(): void {
+    this.#configured = undefined
+    this.#unconfigure = async () => {}
+  }
+
+  /** Takes addresses and routes back. */
+  async unplace(): Promise<void> {
+    const unconfigure = this.#unconfigure
+    this.forget()
+    await unconfigure()
+  }
+
+  /** Takes the fence down, last of all. */
+  async close(): Promise<void> {
+    await this.#fence?.close()
+  }
+}
+
+/** The endpoint's addresses are on the link [nsm-protocol 7.5]. */
+function hostRoutes(lease: NsmLease): string[] {
+  return bareAddresses(lease.answer.endpointAddresses).map((bare) => `${bare}/${bare.includes(':') ? 128 : 32}`)
+}
