@@ -5,7 +5,6 @@ import { NsmError } from '../base/errors.ts'
 import type { IdentitySource, TrustBundles } from '../identity/source.ts'
 import { createClientSecurity } from '../identity/tls-client.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
-import { lastText } from './grpc.ts'
 import { fromGrpcError, noConnection } from './grpc-errors.ts'
 import { addressText, createLine, type Line, type Target } from './line.ts'
 import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
@@ -74,10 +73,12 @@ export function openChannel(settings: {
   readonly source: IdentitySource
   readonly clock: Clock
   readonly expect?: (spiffeId: string) => boolean
+  /** The longest life of the tokens of its calls. */
+  readonly tokenLifetimeMs?: number | undefined
 }): Channel {
-  const { target, source, clock, expect } = settings
+  const { target, source, clock, expect, tokenLifetimeMs } = settings
   const secure = () => createClientSecurity({ as: { source }, clock, ...(expect ? { expect } : {}) })
-  const lines = createLines(() => createLine({ target, clock, security: secure() }))
+  const lines = createLines(() => createLine({ target, clock, tokenLifetimeMs, security: secure() }))
   const stopFollowing = source.onChange(() => lines.renew())
   return createChannel(lines, {
     target,
@@ -335,6 +336,12 @@ function explain(error: unknown, call: { readonly target: Target; readonly timeo
 
 function noAnswer(target: Target): NsmError {
   return new NsmError('UNREACHABLE', `${addressText(target)} answered nothing`, 'try again')
+}
+
+/** The last value of a key, as NSM's programs read it; binary values do not count. */
+function lastText(metadata: Metadata, key: string): string | undefined {
+  const value = metadata.get(key).at(-1)
+  return typeof value === 'string' ? value : undefined
 }
 
 function isDeadline(cause: unknown): boolean {

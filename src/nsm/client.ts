@@ -1,4 +1,6 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf'
+import { type NsmError, toNsmError } from '../base/errors.ts'
+import type { PeerIdentity } from '../identity/verify.ts'
 import type { Channel } from './channel.ts'
 import {
   type Connection,
@@ -11,7 +13,7 @@ import { ConnectionContextSchema } from './generated/connectioncontext_pb.js'
 import { NetworkService, type NetworkServiceRequest } from './generated/networkservice_pb.js'
 import { policyRefusal } from './grpc-errors.ts'
 import { checkConnectionLimits } from './limits.ts'
-import { failedClientPolicy } from './policies.ts'
+import { failedClientPolicy, type Policy } from './policies.ts'
 
 /** The calls of a Network Service Mesh client. */
 export interface NsmClient {
@@ -33,10 +35,10 @@ export interface NsmClient {
 export function createNsmClient(channel: Channel): NsmClient {
   const client: NsmClient = {
     async request(request, signal) {
-      const { answer, server, failed } = await ask(channel, request, signal)
-      if (!failed) return answer
+      const { answer, wrong } = await ask(channel, request, signal)
+      if (!wrong) return answer
       if (isFirst(request)) await client.close(answer, signal).catch(() => {})
-      throw policyRefusal(`${failed} in the answer of ${server.spiffeId}`)
+      throw wrong.error
     },
     async close(connection, signal) {
       await channel.unary(NetworkService.method.close, connection, signal ? { signal } : {})
@@ -53,7 +55,7 @@ export function createNsmClient(channel: Channel): NsmClient {
  */
 async function ask(channel: Channel, request: NetworkServiceRequest, signal: AbortSignal | undefined) {
   const first = await askOnce(channel, request, signal)
-  if (first.failed !== 'next_token_signed') return first
+  if (first.wrong?.policy !== 'next_token_signed') return first
   channel.redial()
   return askOnce(channel, { ...request, connection: first.answer }, signal)
 }
@@ -61,15 +63,27 @@ async function ask(channel: Channel, request: NetworkServiceRequest, signal: Abo
 async function askOnce(channel: Channel, request: NetworkServiceRequest, signal: AbortSignal | undefined) {
   const settings = signal ? { signal } : {}
   const { message: answer, server } = await channel.unary(NetworkService.method.request, withContext(request), settings)
-  checkConnectionLimits(answer)
-  const failed = failedClientPolicy({
+  return { answer, wrong: judge(answer, { server, nowMs: channel.clock.wallMs() }) }
+}
+
+/** What is wrong with an answer: it is too large, or a policy failed. */
+function judge(
+  answer: Connection,
+  { server, nowMs }: { readonly server: PeerIdentity; readonly nowMs: number },
+): { readonly error: NsmError; readonly policy?: Policy } | undefined {
+  try {
+    checkConnectionLimits(answer)
+  } catch (error) {
+    return { error: toNsmError(error) }
+  }
+  const policy = failedClientPolicy({
     segments: answer.path?.pathSegments ?? [],
     index: answer.path?.index ?? 0,
     peerCertificate: server.certificate,
     peerId: server.spiffeId,
-    nowMs: channel.clock.wallMs(),
+    nowMs,
   })
-  return { answer, server, failed }
+  return policy && { policy, error: policyRefusal(`${policy} in the answer of ${server.spiffeId}`) }
 }
 
 /** Some endpoints do not survive a request without a context. [NSM sdk v1.15.0 vl3dns/server.go] */

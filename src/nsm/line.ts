@@ -5,7 +5,7 @@ import type { ClientSecurity } from '../identity/tls-client.ts'
 import { signToken } from '../identity/token.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
 import { messageMaxBytes } from './limits.ts'
-import { tokenExpiresMetadataKey, tokenLifetimeMs, tokenMetadataKey } from './peer.ts'
+import { tokenLifetimeMs as defaultLifetimeMs, tokenExpiresMetadataKey, tokenMetadataKey } from './peer.ts'
 
 /** Where to dial; the address is a host name or an IP address without brackets. */
 export interface Target {
@@ -31,8 +31,10 @@ export function createLine(settings: {
   readonly target: Target
   readonly security: ClientSecurity
   readonly clock: Clock
+  /** Of the tokens it signs; NSM's default when nothing is said. */
+  readonly tokenLifetimeMs?: number | undefined
 }): Line {
-  const { target, security, clock } = settings
+  const { target, security } = settings
   const listeners = new Set<(error: NsmError) => void>()
   const tell = (error: NsmError) => {
     for (const listener of [...listeners]) listener(error)
@@ -50,7 +52,7 @@ export function createLine(settings: {
   })
   const client = new Client(
     addressText(target),
-    security.svid ? watched.compose(hopTokens(security, clock)) : watched,
+    security.svid ? watched.compose(hopTokens(security, settings)) : watched,
     clientOptions(security),
   )
   return {
@@ -95,7 +97,13 @@ function clientOptions(security: ClientSecurity) {
 }
 
 /** Both metadata keys on every call; made after the handshake, when the audience is known. [NSM sdk token/creds.go] */
-function hopTokens(security: ClientSecurity, clock: Clock) {
+function hopTokens(
+  security: ClientSecurity,
+  {
+    clock,
+    tokenLifetimeMs = defaultLifetimeMs,
+  }: { readonly clock: Clock; readonly tokenLifetimeMs?: number | undefined },
+) {
   return credentials.createFromMetadataGenerator((_call, done) => {
     const { svid } = security
     const server = security.serverIdentity()

@@ -10,7 +10,10 @@ import { openWorkloadApi } from '../../src/nsm/workload-api.ts'
 import { freePort, type GoProcess, runGo, startGo } from './go-process.ts'
 
 /** Identities that the small Workload API gives out: `spiffe://peers.test/NAME`. */
-const identities = ['registry', 'nsmgr', 'forwarder', 'icmp', 'vl3', 'client', 'ours', 'laptop', 'stranger']
+const identities = [
+  ...['registry', 'nsmgr', 'forwarder', 'nsmgr-proxy', 'registry-proxy-dns', 'icmp', 'vl3', 'ipam'],
+  ...['client', 'ours', 'theirs', 'laptop', 'stranger'],
+]
 
 type Flags = Readonly<Record<string, string | number>>
 
@@ -41,6 +44,20 @@ export class GoMesh {
     const mesh = new GoMesh(path, dir)
     mesh.onClose(() => rm(dir, { recursive: true }))
     mesh.#keep(await startGo({ path, role: 'workloadapi', flags: { dir, life, names: identities.join(',') } }))
+    return mesh
+  }
+
+  /** Starts a Workload API with identities that a server of ours gives: `enrol` writes each into its file. */
+  static async startEnrolled(
+    path: string,
+    names: readonly string[],
+    enrol: (name: string, file: string) => Promise<unknown>,
+  ): Promise<GoMesh> {
+    const dir = await mkdtemp(join(tmpdir(), 'nsmi-'))
+    const mesh = new GoMesh(path, dir)
+    mesh.onClose(() => rm(dir, { recursive: true }))
+    for (const name of names) await enrol(name, join(dir, `${name}.json`))
+    mesh.#keep(await startGo({ path, role: 'workloadapi', flags: { dir, enrolled: names.join(',') } }))
     return mesh
   }
 
@@ -77,8 +94,9 @@ export class GoMesh {
     return this.#keep(process)
   }
 
-  find(flags: Flags): Promise<readonly string[]> {
-    return runGo({ path: this.#path, role: 'find', socket: this.socketOf('client'), flags })
+  /** Runs a role that ends by itself, `find` or `record`, and gives what it printed. */
+  run(role: string, flags: Flags): Promise<readonly string[]> {
+    return runGo({ path: this.#path, role, socket: this.socketOf('client'), flags })
   }
 
   async channel(target: Target, identity = 'laptop'): Promise<Channel> {

@@ -1,6 +1,7 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
+import { openDomains } from '../../src/daemon/serve-domains.ts'
 import { openEndpointStore } from '../../src/endpoint/store.ts'
 import { createVl3, type Vl3 } from '../../src/endpoint/vl3.ts'
 import { signToken } from '../../src/identity/token.ts'
@@ -10,38 +11,58 @@ import {
   NetworkServiceEndpointSchema,
   NetworkServiceSchema,
 } from '../../src/nsm/generated/registry_pb.js'
+import type { NameService } from '../../src/nsm/interdomain-lookup.ts'
 import { startNsmServer } from '../../src/nsm/server.ts'
 import { createManager } from '../../src/registry/manager.ts'
+import type { Dial } from '../../src/registry/next-hop.ts'
 import { createRegistry, type Registry } from '../../src/registry/registry.ts'
 import { registryServices } from '../../src/registry/server.ts'
 import { openRegistryStore } from '../../src/registry/store.ts'
 import { openHub } from '../../src/tunnel/hub.ts'
 import type { GoMesh } from './go-mesh.ts'
 
-/** Our registry, manager and vL3 endpoint `ours` (10.64.0.0/24, names below ours.internal), as `nsm serve` wires them. */
+/** Our registry, manager and vL3 endpoint, as `nsm serve` wires them. */
 export interface OurServe extends Target {
   readonly url: string
   readonly registry: Registry
   readonly vl3: Vl3
 }
 
-/** Starts them with the identity `spiffe://peers.test/ours`; `relays` may pass on requests of others. */
-export async function startOurServe(mesh: GoMesh, relays: readonly string[] = []): Promise<OurServe> {
-  const source = await mesh.source('ours')
+/** Which of our servers, and where it asks for other domains. */
+export interface OurSide {
+  /** Identity, service, zone NAME.internal, endpoint NAME-1 and domain NAME.test. */
+  readonly name: 'ours' | 'theirs'
+  readonly names?: NameService
+  /** Port; by default a free one. */
+  readonly port?: number
+}
+
+/** Starts them with the identity `spiffe://peers.test/NAME`; `relays` may pass on requests of others. */
+export async function startOurServe(
+  mesh: GoMesh,
+  relays: readonly string[] = [],
+  { name, names, port: listenPort = 0 }: OurSide = { name: 'ours' },
+): Promise<OurServe> {
+  const source = await mesh.source(name)
   const clock = systemClock
   const log = silentLog
   const store = openRegistryStore(':memory:')
   const registry = createRegistry({ store, clock, log })
-  const vl3 = await openVl3(() => source.current().svid)
+  const vl3 = await openVl3(name, () => source.current().svid)
+  const dial: Dial = (target, expect) => openChannel({ target, source, clock, expect })
+  const { spiffeId } = source.current().svid
+  const domains = names && openDomains({ own: `${name}.test`, source, names, dial, clock })
   const manager = createManager({
-    ...{ name: 'our-manager', registry, relays, clock, log },
-    localEndpoint: (name) => (name === 'ours-1' ? vl3 : undefined),
-    dial: (target, expect) => openChannel({ target, source, clock, expect }),
+    ...{ name: name === 'ours' ? 'our-manager' : 'their-manager', registry, relays, dial, clock, log },
+    ...(domains ? { domains } : {}),
+    localEndpoint: (asked) => (asked === `${name}-1` ? vl3 : undefined),
   })
-  const services = [...registryServices(registry, clock), ...manager.services]
+  let url = ''
+  const beyond = domains && { domains, ownUrl: () => url }
+  const services = [...registryServices(registry, clock, beyond), ...manager.services]
   const server = await startNsmServer({
     source,
-    listen: { address: '127.0.0.1', port: 0 },
+    listen: { address: '127.0.0.1', port: listenPort },
     services,
     relays,
     clock,
@@ -50,13 +71,14 @@ export async function startOurServe(mesh: GoMesh, relays: readonly string[] = []
   mesh.onClose(async () => {
     await server.stop()
     manager.close()
+    domains?.close()
     registry.close()
     await vl3.stop()
     store.close()
   })
   const { address, port } = server
-  const url = `tcp://${address}:${port}`
-  offer(registry, source.current().svid.spiffeId, { name: 'ours' }, { name: 'ours-1', url })
+  url = `tcp://${address}:${port}`
+  offer(registry, spiffeId, { name }, { name: `${name}-1`, url })
   return { address, port, url, registry, vl3 }
 }
 
@@ -74,12 +96,12 @@ export function offer(
   return registered
 }
 
-function openVl3(svid: () => Parameters<typeof signToken>[0]['svid']): Promise<Vl3> {
+function openVl3(name: OurSide['name'], svid: () => Parameters<typeof signToken>[0]['svid']): Promise<Vl3> {
   return createVl3({
-    service: 'ours',
-    prefixes: ['10.64.0.0/24'],
-    dnsDomain: 'ours.internal',
-    endpointName: 'ours-1',
+    service: name,
+    prefixes: [name === 'ours' ? '10.64.0.0/24' : '10.65.0.0/24'],
+    dnsDomain: `${name}.internal`,
+    endpointName: `${name}-1`,
     listenAddress: '127.0.0.1',
     listenPort: 0,
     reachableAt: () => '127.0.0.1',

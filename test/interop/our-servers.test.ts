@@ -51,7 +51,7 @@ describe.skipIf(!peers.path)(suiteName('NSM programs with our servers', peers), 
   })
 
   test('a client finds what our registry holds', async () => {
-    const found = await mesh.find({ registry: ours.url, service: 'ours' })
+    const found = await mesh.run('find', { registry: ours.url, service: 'ours' })
     expect(found.map((line) => JSON.parse(line))).toMatchObject([{ name: 'ours-1', url: ours.url }])
   })
 

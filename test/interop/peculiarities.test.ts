@@ -33,13 +33,14 @@ describe.skipIf(!peers.path)(suiteName('a peculiarity of NSM programs', peers), 
     manager = await mesh.serve('nsmgr', { registry: registry.url })
     await mesh.serve('forwarder', { manager: manager.url })
     await mesh.serve('icmp', { register: manager.url })
+    await mesh.serve('vl3', { register: manager.url })
     const flags = { register: registry.url, service: 'direct', name: 'direct-1', 'self-connect': 'false' }
     direct = await mesh.serve('vl3', flags)
     ours = await startOurServe(mesh)
     member = await openMember()
     mesh.onClose(() => member.close())
-    toTheirs = openRawCaller(manager, await mesh.source('laptop'), 'spiffe://peers.test/nsmgr')
-    toOurs = openRawCaller(ours, await mesh.source('laptop'), 'spiffe://peers.test/ours')
+    toTheirs = await openRawCaller(manager, await mesh.source('laptop'), 'spiffe://peers.test/nsmgr')
+    toOurs = await openRawCaller(ours, await mesh.source('laptop'), 'spiffe://peers.test/ours')
     mesh.onClose(() => toTheirs.close())
     mesh.onClose(() => toOurs.close())
   })
@@ -89,6 +90,11 @@ describe.skipIf(!peers.path)(suiteName('a peculiarity of NSM programs', peers), 
       (caller: RawCaller) => bearer(caller.token({ claims: { exp: 1 } })),
       'tokens_expired',
     ],
+    [
+      'a signature in DER is none',
+      (caller: RawCaller) => bearer(caller.token({ dsaEncoding: 'der' })),
+      'prev_token_signed',
+    ],
   ])('%s, there and here', async (_name, metadata, policy) => {
     const said = await both(ask, metadata)
     expect(said.theirs).toContain('PERMISSION_DENIED')
@@ -137,6 +143,29 @@ describe.skipIf(!peers.path)(suiteName('a peculiarity of NSM programs', peers), 
     for (const text of Object.values(said)) expect(text).toMatch(/Current PathSegment\.Id.*should be equal/)
   })
 
+  test('a connection without an id gets one, there and here', async () => {
+    const nameless = (service: string) =>
+      changed(service, ({ connection }) => {
+        if (connection) connection.id = ''
+        for (const segment of connection?.path?.pathSegments ?? []) segment.id = ''
+      })
+    for (const [caller, service] of [
+      [toTheirs, 'icmp'],
+      [toOurs, 'ours'],
+    ] as const) {
+      const { answer } = await caller.request(nameless(service), bearer(caller.token()))
+      expect(answer?.path?.pathSegments.map(({ id }) => id !== '')).toEqual([
+        false,
+        ...Array(service === 'ours' ? 2 : 3).fill(true),
+      ])
+    }
+  })
+
+  test('a client with the name of the endpoint behind the manager is let through, there and here: each hop knows its place', async () => {
+    const namesake = (service: string) => ask(service, {}, `${service}-1`)
+    expect(await both(namesake, (caller) => bearer(caller.token()))).toEqual({ theirs: 'accepted', ours: 'accepted' })
+  })
+
   test('a client with the name of the manager is refused, there and here', async () => {
     const namesake = (service: string) => ask(service, {}, service === 'icmp' ? 'nsmgr-1' : 'our-manager')
     const said = await both(namesake, (caller) => bearer(caller.token()))
@@ -176,6 +205,35 @@ describe.skipIf(!peers.path)(suiteName('a peculiarity of NSM programs', peers), 
     const routes = answer.context?.ipContext?.srcRoutes.map(({ prefix }) => prefix) ?? []
     expect(new Set(routes)).toEqual(new Set(['10.77.0.0/32', '10.77.0.0/24', '10.77.0.0/16']))
     await client.close(answer)
+  })
+
+  test('a vL3 has its first address for itself and its name server, the base for its gateway; the first client has the next', async () => {
+    const client = await mesh.client(manager)
+    const answer = await client.request(ask('vl3'))
+    const { ipContext, dnsContext } = answer.context ?? {}
+    expect([ipContext?.dstIpAddrs, ipContext?.srcIpAddrs]).toEqual([['10.77.0.0/32'], ['10.77.0.2/32']])
+    expect(dnsContext?.configs[0]?.dnsServerIps).toEqual(['10.77.0.1'])
+    await client.close(answer)
+  })
+
+  test('an endpoint that its namesake calls takes itself for the beginning: a vL3 cannot connect to itself without a manager', async () => {
+    const self = await openRawCaller(direct, await mesh.source('laptop'), 'spiffe://peers.test/vl3')
+    mesh.onClose(() => self.close())
+    const request = ask('direct', { networkServiceEndpointName: 'direct-1' }, 'direct-1')
+    const { code, text } = await self.request(request, bearer(self.token()))
+    expect([code, text]).toEqual([status.PERMISSION_DENIED, expect.stringContaining('no sufficient privileges')])
+  })
+
+  test('a vL3 of ours has its name server without a connection to itself', async () => {
+    const { answer } = await toOurs.request(ask('ours'), bearer(toOurs.token()))
+    const { ipContext, dnsContext } = answer?.context ?? {}
+    expect(dnsContext?.configs[0]?.dnsServerIps).toEqual(ipContext?.dstIpAddrs.map((prefix) => prefix.split('/')[0]))
+  })
+
+  test('a client without tracing sees no certificate and refuses every answer: it leaves nothing with us', async () => {
+    const flags = { to: ours.url, service: 'ours', name: 'blind', trace: 'false', 'call-timeout': '3s' }
+    await expect(mesh.connect(flags)).rejects.toThrow('no sufficient privileges')
+    expect(ours.vl3.members().filter(({ label }) => label === 'blind')).toEqual([])
   })
 
   test.each([

@@ -40,13 +40,13 @@ func clientRole(flags *flag.FlagSet) func(*process) error {
 	endpoint := flags.String("endpoint", "", "endpoint name; needed for a direct call")
 	name := flags.String("name", "go-client", "on the path, and label podName")
 	ask := flags.String("ask", "", "DNS name to ask through the tunnel; with it the tunnel is opened and pinged")
+	others := flags.String("reach", "", "addresses of other clients to reach through the tunnel, comma list")
 	port := flags.Int("wireguard-port", defaultWireGuardPort, "UDP")
 	timeout := flags.Duration("call-timeout", callTimeout, "of a request; what is left of it is taken off the lease")
+	trace := flags.Bool("trace", true, "false: the client's policy never sees the server's certificate")
 	return func(p *process) error {
-		// Below info the SDK's tracing drops the call options, and the client's policy never sees the server's certificate.
-		if logrus.GetLevel() < logrus.InfoLevel {
-			logrus.SetLevel(logrus.InfoLevel)
-			logrus.SetOutput(io.Discard)
+		if *trace {
+			traceSilently()
 		}
 		chain := client.NewClient(p.untilExit, client.WithName(*name), client.WithClientURL(target.URL),
 			client.WithDialOptions(p.dialOptions()...), client.WithDialTimeout(callTimeout),
@@ -72,7 +72,7 @@ func clientRole(flags *flag.FlagSet) func(*process) error {
 			return err
 		}
 		if *ask != "" {
-			if err := useTunnel(p.ctx, connection, private, *ask); err != nil {
+			if err := useTunnel(p.ctx, connection, private, inTunnel{*ask, *others}); err != nil {
 				return err
 			}
 		}
@@ -82,6 +82,15 @@ func clientRole(flags *flag.FlagSet) func(*process) error {
 		defer left()
 		_, err = chain.Close(leaving, connection)
 		return err
+	}
+}
+
+// traceSilently lets the SDK's tracing run: below info it drops the call options, and a client's policy never sees the
+// server's certificate.
+func traceSilently() {
+	if logrus.GetLevel() < logrus.InfoLevel {
+		logrus.SetLevel(logrus.InfoLevel)
+		logrus.SetOutput(io.Discard)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/wireguard"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/payload"
+	registryapi "github.com/networkservicemesh/api/pkg/api/registry"
 
 	"github.com/networkservicemesh/sdk/pkg/ipam/strictvl3ipam"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/client"
@@ -34,6 +35,7 @@ type endpointSettings struct {
 	prefixes         string
 	wireGuardPort    int
 	selfConnect      bool
+	registerService  bool
 }
 
 func declareEndpoint(flags *flag.FlagSet, service, prefixes string) *endpointSettings {
@@ -44,6 +46,7 @@ func declareEndpoint(flags *flag.FlagSet, service, prefixes string) *endpointSet
 	flags.StringVar(&s.name, "name", service+"-1", "endpoint name")
 	flags.StringVar(&s.service, "service", service, "network service")
 	flags.StringVar(&s.prefixes, "prefixes", prefixes, "comma list, one pool each")
+	flags.BoolVar(&s.registerService, "register-service", true, "register the service too")
 	flags.IntVar(&s.wireGuardPort, "wireguard-port", 0, "UDP; 0 fills the parameters only")
 	return s
 }
@@ -60,7 +63,7 @@ func icmpRole(flags *flag.FlagSet) func(*process) error {
 			}
 			pools = append(pools, []*net.IPNet{pool})
 		}
-		mechanism, err := openWireGuard(p.ctx, settings.wireGuardPort, pointToPointAddresses(pools))
+		mechanism, err := openWireGuard(p.ctx, settings, pointToPointAddresses(pools))
 		if err != nil {
 			return err
 		}
@@ -85,39 +88,86 @@ func pointToPointAddresses(pools [][]*net.IPNet) []net.IP {
 // vl3Role joins its clients in one network and knows their names: elements and order of NSM's vL3 endpoint.
 func vl3Role(flags *flag.FlagSet) func(*process) error {
 	settings := declareEndpoint(flags, "vl3", "10.77.0.0/24")
+	prefixServices := flags.String("ipam", "", "prefix services that give a prefix each, comma list of tcp://host:port")
 	flags.BoolVar(&settings.selfConnect, "self-connect", true, "get the DNS address by a connection to itself; needs a manager")
+	link := flags.Bool("link", false, "connect to the other endpoints of the service")
 	return func(p *process) error {
-		var pools []*vl3.IPAM
-		var addresses []net.IP
-		for _, prefix := range strings.Split(settings.prefixes, ",") {
-			base, _, err := net.ParseCIDR(prefix)
+		if services := listOf(*prefixServices); len(services) > 0 {
+			prefixes, err := p.leasePrefixes(services)
 			if err != nil {
 				return err
 			}
-			pools = append(pools, vl3.NewIPAM(prefix))
-			addresses = append(addresses, base)
-			if settings.selfConnect {
-				addresses = append(addresses, following(base))
-			}
+			settings.prefixes = strings.Join(prefixes, ",")
 		}
-		mechanism, err := openWireGuard(p.ctx, settings.wireGuardPort, addresses)
+		v, err := p.openVL3(settings)
 		if err != nil {
 			return err
 		}
-		resolver := make(chan net.IP, 1)
-		names := vl3dns.NewServer(p.ctx, resolver,
-			vl3dns.WithDomainSchemes(`{{ index .Labels "podName" }}.{{ .NetworkService }}.`),
-			vl3dns.WithDNSListenAndServeFunc(func(_ context.Context, handler dnsutils.Handler, _ string) {
-				mechanism.names.Store(&handler)
-			}))
-		findResolver := func() error {
-			address, err := p.resolverAddress(settings, addresses[0])
-			resolver <- address
+		unlink := func() {}
+		defer func() { unlink() }()
+		started := func() error {
+			address, err := p.resolverAddress(settings, v.addresses[0])
+			v.resolver <- address
+			if err == nil && *link {
+				unlink, err = p.linkOthers(settings, v.clientElements(p.untilExit, address)...)
+			}
 			return err
 		}
-		return p.serveEndpoint(settings, findResolver,
-			names, vl3mtu.NewServer(), strictvl3ipam.NewServer(p.ctx, vl3.NewServer, pools...), mechanismsOf(mechanism))
+		return p.serveEndpoint(settings, started, v.serverElements(p.ctx)...)
 	}
+}
+
+// vl3Parts is what the server and the client side of a vL3 endpoint share.
+type vl3Parts struct {
+	pools     []*vl3.IPAM
+	prefixes  []*net.IPNet
+	addresses []net.IP
+	mechanism *wireGuard
+	names     *names
+	resolver  chan net.IP
+}
+
+func (p *process) openVL3(settings *endpointSettings) (*vl3Parts, error) {
+	v := &vl3Parts{resolver: make(chan net.IP, 1)}
+	for _, prefix := range strings.Split(settings.prefixes, ",") {
+		base, network, err := net.ParseCIDR(prefix)
+		if err != nil {
+			return nil, err
+		}
+		v.pools = append(v.pools, vl3.NewIPAM(prefix))
+		v.prefixes = append(v.prefixes, network)
+		v.addresses = append(v.addresses, base)
+		if settings.selfConnect {
+			v.addresses = append(v.addresses, following(base))
+		}
+	}
+	mechanism, err := openWireGuard(p.ctx, settings, v.addresses)
+	if err != nil {
+		return nil, err
+	}
+	v.mechanism, v.names = mechanism, &names{wireGuard: mechanism}
+	return v, nil
+}
+
+func (v *vl3Parts) serverElements(ctx context.Context) []networkservice.NetworkServiceServer {
+	dns := vl3dns.NewServer(ctx, v.resolver,
+		vl3dns.WithDomainSchemes(`{{ index .Labels "podName" }}.{{ .NetworkService }}.`),
+		vl3dns.WithConfigs(&v.names.configs),
+		vl3dns.WithDNSServerHandler(v.names.handler()),
+		vl3dns.WithDNSListenAndServeFunc(func(_ context.Context, handler dnsutils.Handler, _ string) {
+			v.mechanism.names.Store(&handler)
+		}))
+	return []networkservice.NetworkServiceServer{
+		dns, v.names, vl3mtu.NewServer(), strictvl3ipam.NewServer(ctx, vl3.NewServer, v.pools...), mechanismsOf(v.mechanism),
+	}
+}
+
+func (v *vl3Parts) clientElements(ctx context.Context, resolver net.IP) []networkservice.NetworkServiceClient {
+	elements := []networkservice.NetworkServiceClient{vl3mtu.NewClient()}
+	for _, pool := range v.pools {
+		elements = append(elements, vl3.NewClient(ctx, pool))
+	}
+	return append(elements, vl3dns.NewClient(resolver, &v.names.configs), &wireGuardLink{v.mechanism, v.prefixes})
 }
 
 func following(address net.IP) net.IP {
@@ -167,6 +217,10 @@ func (p *process) serveEndpoint(
 		return err
 	}
 	register := settings.register.URL
-	return p.stayRegistered(p.serviceRegistry(register), p.endpointRegistry(register),
+	var services registryapi.NetworkServiceRegistryClient
+	if settings.registerService {
+		services = p.serviceRegistry(register)
+	}
+	return p.stayRegistered(services, p.endpointRegistry(register),
 		registration(settings.name, settings.listen.String(), settings.service, settings.labels), started)
 }

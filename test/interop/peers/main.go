@@ -24,15 +24,19 @@ import (
 type role func(flags *flag.FlagSet) func(*process) error
 
 var roles = map[string]role{
-	"workloadapi": workloadAPIRole,
-	"registry":    registryRole,
-	"nsmgr":       nsmgrRole,
-	"forwarder":   forwarderRole,
-	"icmp":        icmpRole,
-	"vl3":         vl3Role,
-	"client":      clientRole,
-	"find":        findRole,
-	"load":        loadRole,
+	"workloadapi":        workloadAPIRole,
+	"registry":           registryRole,
+	"nsmgr":              nsmgrRole,
+	"forwarder":          forwarderRole,
+	"nsmgr-proxy":        nsmgrProxyRole,
+	"registry-proxy-dns": registryProxyRole,
+	"icmp":               icmpRole,
+	"vl3":                vl3Role,
+	"ipam":               ipamRole,
+	"client":             clientRole,
+	"find":               findRole,
+	"load":               loadRole,
+	"record":             recordRole,
 }
 
 func main() {

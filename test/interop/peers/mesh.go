@@ -44,22 +44,19 @@ const (
 )
 
 func registryRole(flags *flag.FlagSet) func(*process) error {
-	var listen urlFlag
+	var listen, proxy urlFlag
 	flags.Var(&listen, "listen", "tcp://host:port")
+	flags.Var(&proxy, "proxy", "for names of other domains, tcp://host:port")
 	return func(p *process) error {
 		server := memory.NewServer(p.ctx, p.tokens(),
+			memory.WithProxyRegistryURL(proxy.URL),
 			memory.WithAuthorizeNSRegistryServer(registryauthorize.NewNetworkServiceRegistryServer(serverPolicies)),
 			memory.WithAuthorizeNSERegistryServer(registryauthorize.NewNetworkServiceEndpointRegistryServer(serverPolicies)),
 			memory.WithAuthorizeNSRegistryClient(registryauthorize.NewNetworkServiceRegistryClient(clientPolicies)),
 			memory.WithAuthorizeNSERegistryClient(registryauthorize.NewNetworkServiceEndpointRegistryClient(clientPolicies)),
 			memory.WithDialOptions(p.dialOptions()...),
 		)
-		if err := p.serve(server.Register, listen.URL); err != nil {
-			return err
-		}
-		ready()
-		<-p.ctx.Done()
-		return nil
+		return p.serveToTheEnd(server.Register, listen.URL)
 	}
 }
 
@@ -84,12 +81,7 @@ func nsmgrRole(flags *flag.FlagSet) func(*process) error {
 			nsmgr.WithAuthorizeNSRegistryClient(registryauthorize.NewNetworkServiceRegistryClient(clientPolicies)),
 			nsmgr.WithAuthorizeNSERegistryClient(registryauthorize.NewNetworkServiceEndpointRegistryClient(clientPolicies)),
 		)
-		if err := p.serve(server.Register, listen.URL); err != nil {
-			return err
-		}
-		ready()
-		<-p.ctx.Done()
-		return nil
+		return p.serveToTheEnd(server.Register, listen.URL)
 	}
 }
 
@@ -144,7 +136,7 @@ func registration(name, address, service string, labels map[string]string) *regi
 	}
 }
 
-// stayRegistered registers the service and its endpoint, calls then, says ready, and withdraws the endpoint at the end.
+// stayRegistered registers the service, unless services is nil, and its endpoint, calls then, says ready, and withdraws the endpoint at the end.
 func (p *process) stayRegistered(
 	services registryapi.NetworkServiceRegistryClient,
 	endpoints registryapi.NetworkServiceEndpointRegistryClient,
@@ -154,8 +146,10 @@ func (p *process) stayRegistered(
 	ctx, cancel := context.WithTimeout(p.ctx, registerTimeout)
 	defer cancel()
 	service := &registryapi.NetworkService{Name: wanted.NetworkServiceNames[0], Payload: payload.IP}
-	if _, err := services.Register(ctx, service); err != nil {
-		return fmt.Errorf("register service: %w", err)
+	if services != nil {
+		if _, err := services.Register(ctx, service); err != nil {
+			return fmt.Errorf("register service: %w", err)
+		}
 	}
 	registered, err := endpoints.Register(ctx, wanted)
 	if err != nil {

@@ -26,6 +26,7 @@ type process struct {
 	untilExit     context.Context // for clients, which close and unregister after ctx has ended
 	source        *workloadapi.X509Source
 	tokenLifetime time.Duration
+	recorder      *recorder // of the role that records; else nil
 }
 
 // How long a workload waits for its first identity.
@@ -56,7 +57,7 @@ func (p *process) serverOptions() []grpc.ServerOption {
 func (p *process) dialOptions() []grpc.DialOption {
 	config := tlsconfig.MTLSClientConfig(p.source, p.source, tlsconfig.AuthorizeAny())
 	config.MinVersion = tls.VersionTLS12
-	return []grpc.DialOption{
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(credentials.NewTLS(config))),
 		grpc.WithDefaultCallOptions(
 			grpc.WaitForReady(true),
@@ -65,6 +66,10 @@ func (p *process) dialOptions() []grpc.DialOption {
 		grpcfd.WithChainStreamInterceptor(),
 		grpcfd.WithChainUnaryInterceptor(),
 	}
+	if p.recorder != nil {
+		options = append(options, p.recorder.dialOptions()...)
+	}
+	return options
 }
 
 func (p *process) dial(target *url.URL) (*grpc.ClientConn, error) {
@@ -80,6 +85,16 @@ func (p *process) serve(register func(*grpc.Server), listen *url.URL) error {
 	default:
 		return nil
 	}
+}
+
+// serveToTheEnd serves, says ready, and waits for the end of the process.
+func (p *process) serveToTheEnd(register func(*grpc.Server), listen *url.URL) error {
+	if err := p.serve(register, listen); err != nil {
+		return err
+	}
+	ready()
+	<-p.ctx.Done()
+	return nil
 }
 
 // urlFlag is a flag that holds an address such as tcp://127.0.0.1:5001.

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -22,9 +25,22 @@ import (
 // One answer through the tunnel, the handshake included.
 const answerTimeout = 5 * time.Second
 
-// useTunnel opens the client's end in userspace, pings the endpoint's addresses and asks its name servers for a name. It
-// prints what it got, and leaves the tunnel open until the process ends.
-func useTunnel(ctx context.Context, connection *networkservice.Connection, private [keyBytes]byte, name string) error {
+// Between two pings that are not answered.
+const pingPause = time.Second
+
+// Of the echoed text: several packets' worth.
+const echoWords = 16384
+
+// inTunnel is what a client does once its tunnel is open.
+type inTunnel struct {
+	name  string // asked of the name servers
+	reach string // comma list of other clients, pinged and sent a text to
+}
+
+// useTunnel opens the client's end in userspace, echoes TCP there, pings the endpoint's addresses, asks its name servers
+// for a name and reaches other clients. It prints what it got, and leaves the tunnel open until the process ends.
+func useTunnel(ctx context.Context, connection *networkservice.Connection, private [keyBytes]byte, wanted inTunnel) error {
+	name := wanted.name
 	mechanism := wireguard.ToMechanism(connection.GetMechanism())
 	if mechanism == nil {
 		return errors.New("the connection is not WIREGUARD")
@@ -47,6 +63,43 @@ func useTunnel(ctx context.Context, connection *networkservice.Connection, priva
 			}
 		}
 	}
+	return reach(network, wanted.reach)
+}
+
+// reach pings other clients and has a text echoed by each over TCP.
+func reach(network *netstack.Net, others string) error {
+	for _, other := range strings.FieldsFunc(others, func(r rune) bool { return r == ',' }) {
+		address, err := netip.ParseAddr(other)
+		if err != nil {
+			return err
+		}
+		if err := ping(network, address); err != nil {
+			return fmt.Errorf("ping %s: %w", address, err)
+		}
+		if err := echo(network, address); err != nil {
+			return fmt.Errorf("echo of %s: %w", address, err)
+		}
+		fmt.Printf("reached %s\n", address)
+	}
+	return nil
+}
+
+func echo(network *netstack.Net, address netip.Addr) error {
+	stream, err := network.DialTCPAddrPort(netip.AddrPortFrom(address, echoPort))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = stream.Close() }()
+	_ = stream.SetDeadline(time.Now().Add(answerTimeout))
+	text := bytes.Repeat([]byte("nsm!"), echoWords)
+	go func() { _, _ = stream.Write(text) }()
+	back := make([]byte, len(text))
+	if _, err := io.ReadFull(stream, back); err != nil {
+		return err
+	}
+	if !bytes.Equal(text, back) {
+		return errors.New("another text came back")
+	}
 	return nil
 }
 
@@ -60,6 +113,9 @@ func openClientTunnel(
 	stack, network, err := netstack.CreateNetTUN(own, nil, innerMTUBytes)
 	if err != nil {
 		return nil, err
+	}
+	for _, address := range own {
+		go echoStreams(network, address)
 	}
 	key, err := base64.StdEncoding.DecodeString(mechanism.DstPublicKey())
 	if err != nil {
@@ -89,13 +145,17 @@ func ping(network *netstack.Net, address netip.Addr) error {
 		return err
 	}
 	defer func() { _ = socket.Close() }()
-	_ = socket.SetDeadline(time.Now().Add(answerTimeout))
-	// The stack fills identifier and checksum.
-	if _, err := socket.Write([]byte{echoRequest, 0, 0, 0, 0, 1, 0, 1, 'n', 's', 'm', '!'}); err != nil {
-		return err
+	// The stack fills identifier and checksum. Datagrams may be lost on a busy machine, so it is asked once a second.
+	request := []byte{echoRequest, 0, 0, 0, 0, 1, 0, 1, 'n', 's', 'm', '!'}
+	for end := time.Now().Add(answerTimeout); ; {
+		if _, err := socket.Write(request); err != nil {
+			return err
+		}
+		_ = socket.SetReadDeadline(time.Now().Add(pingPause))
+		if _, err = socket.Read(make([]byte, 64)); err == nil || time.Now().After(end) {
+			return err
+		}
 	}
-	_, err = socket.Read(make([]byte, 64))
-	return err
 }
 
 func lookUp(network *netstack.Net, server netip.Addr, name string) error {

@@ -47,6 +47,7 @@ const (
 // port 7 and DNS on port 53, and clients reach each other.
 type wireGuard struct {
 	ctx             context.Context
+	address         net.IP // where others send to
 	port            int
 	private, public [keyBytes]byte
 	device          *device.Device
@@ -57,8 +58,9 @@ type wireGuard struct {
 	peers map[string]string // connection id -> public key, hexadecimal
 }
 
-func openWireGuard(ctx context.Context, port int, own []net.IP) (*wireGuard, error) {
-	w := &wireGuard{ctx: ctx, port: port, peers: map[string]string{}}
+func openWireGuard(ctx context.Context, settings *endpointSettings, own []net.IP) (*wireGuard, error) {
+	port := settings.wireGuardPort
+	w := &wireGuard{ctx: ctx, address: net.ParseIP(settings.listen.Hostname()), port: port, peers: map[string]string{}}
 	if _, err := rand.Read(w.private[:]); err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func openWireGuard(ctx context.Context, port int, own []net.IP) (*wireGuard, err
 	for _, address := range addresses {
 		go w.answerNames(address)
 		go w.echoDatagrams(address)
-		go w.echoStreams(address)
+		go echoStreams(w.network, address)
 	}
 	go func() {
 		<-ctx.Done()
@@ -103,7 +105,7 @@ func (w *wireGuard) Request(ctx context.Context, request *networkservice.Network
 		return next.Server(ctx).Request(ctx, request)
 	}
 	mechanism.SetDstPublicKey(base64.StdEncoding.EncodeToString(w.public[:]))
-	mechanism.SetDstIP(net.IPv4(127, 0, 0, 1))
+	mechanism.SetDstIP(w.address)
 	mechanism.SetDstPort(uint16(w.port))
 	if offered := mechanism.MTU(); offered == 0 || offered > mtuBytes {
 		mechanism.SetMTU(mtuBytes)
@@ -120,36 +122,66 @@ func (w *wireGuard) Request(ctx context.Context, request *networkservice.Network
 
 // Close removes the peer.
 func (w *wireGuard) Close(ctx context.Context, connection *networkservice.Connection) (*empty.Empty, error) {
-	w.mu.Lock()
-	if key := w.peers[connection.GetId()]; key != "" {
-		_ = w.device.IpcSet(fmt.Sprintf("public_key=%s\nremove=true\n", key))
-		delete(w.peers, connection.GetId())
-	}
-	w.mu.Unlock()
+	w.removePeer(connection.GetId())
 	return next.Server(ctx).Close(ctx, connection)
 }
 
+// setPeer adds a client as a peer with its addresses, and with what lies behind it: that is another endpoint's prefix.
 func (w *wireGuard) setPeer(connection *networkservice.Connection, mechanism *wireguard.Mechanism) error {
-	raw, err := base64.StdEncoding.DecodeString(mechanism.SrcPublicKey())
+	context := connection.GetContext().GetIpContext()
+	wanted := wireGuardPeer{key: mechanism.SrcPublicKey(), allowed: append([]string(nil), context.GetSrcIpAddrs()...)}
+	for _, route := range context.GetDstRoutes() {
+		wanted.allowed = append(wanted.allowed, route.GetPrefix())
+	}
+	if ip := mechanism.SrcIP(); ip != nil && mechanism.SrcPort() != 0 {
+		wanted.endpoint = net.JoinHostPort(ip.String(), fmt.Sprint(mechanism.SrcPort()))
+	}
+	return w.putPeer(connection.GetId(), wanted)
+}
+
+// wireGuardPeer is the other end of one connection; the key is base64, the endpoint may be empty.
+type wireGuardPeer struct {
+	key, endpoint string
+	allowed       []string
+}
+
+func (w *wireGuard) putPeer(connectionID string, wanted wireGuardPeer) error {
+	raw, err := base64.StdEncoding.DecodeString(wanted.key)
 	if err != nil || len(raw) != keyBytes {
-		return errors.New("src_public_key is not a WireGuard key")
+		return errors.New("the other side's public key is not a WireGuard key")
 	}
 	key := hex.EncodeToString(raw)
 	var config strings.Builder
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if old := w.peers[connection.GetId()]; old != "" && old != key {
+	if old := w.peers[connectionID]; old != "" && old != key {
 		fmt.Fprintf(&config, "public_key=%s\nremove=true\n", old)
 	}
-	w.peers[connection.GetId()] = key
+	w.peers[connectionID] = key
 	fmt.Fprintf(&config, "public_key=%s\nreplace_allowed_ips=true\npersistent_keepalive_interval=%d\n", key, keepaliveSeconds)
-	if ip := mechanism.SrcIP(); ip != nil && mechanism.SrcPort() != 0 {
-		fmt.Fprintf(&config, "endpoint=%s\n", net.JoinHostPort(ip.String(), fmt.Sprint(mechanism.SrcPort())))
+	if wanted.endpoint != "" {
+		fmt.Fprintf(&config, "endpoint=%s\n", wanted.endpoint)
 	}
-	for _, address := range connection.GetContext().GetIpContext().GetSrcIpAddrs() {
-		fmt.Fprintf(&config, "allowed_ip=%s\n", address)
+	for _, prefix := range wanted.allowed {
+		fmt.Fprintf(&config, "allowed_ip=%s\n", prefix)
 	}
 	return w.device.IpcSet(config.String())
+}
+
+// removePeer removes the peer of a connection, unless another connection has the same one.
+func (w *wireGuard) removePeer(connectionID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := w.peers[connectionID]
+	delete(w.peers, connectionID)
+	for _, other := range w.peers {
+		if other == key {
+			return
+		}
+	}
+	if key != "" {
+		_ = w.device.IpcSet(fmt.Sprintf("public_key=%s\nremove=true\n", key))
+	}
 }
 
 func (w *wireGuard) answerNames(address netip.Addr) {
@@ -180,8 +212,8 @@ func (w *wireGuard) echoDatagrams(address netip.Addr) {
 	}
 }
 
-func (w *wireGuard) echoStreams(address netip.Addr) {
-	listener, err := w.network.ListenTCPAddrPort(netip.AddrPortFrom(address, echoPort))
+func echoStreams(network *netstack.Net, address netip.Addr) {
+	listener, err := network.ListenTCPAddrPort(netip.AddrPortFrom(address, echoPort))
 	if err != nil {
 		return
 	}

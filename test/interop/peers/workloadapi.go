@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -31,24 +32,46 @@ func workloadAPIRole(flags *flag.FlagSet) func(*process) error {
 	domain := flags.String("domain", "peers.test", "trust domain")
 	names := flags.String("names", "", "comma list")
 	life := flags.Duration("life", time.Hour, "of an SVID")
+	enrolled := flags.String("enrolled", "", "comma list of files DIR/NAME.json, identities that nsm got from its own authority")
 	return func(p *process) error {
 		authority, err := newAuthority(*domain)
 		if err != nil {
 			return err
 		}
-		for _, name := range strings.Split(*names, ",") {
-			listener, err := net.Listen("unix", filepath.Join(*dir, name+".sock"))
+		for _, name := range listOf(*names) {
+			api := &workloadAPI{authority: authority, name: name, life: *life}
+			if err := serveWorkloadAPI(filepath.Join(*dir, name+".sock"), api); err != nil {
+				return err
+			}
+		}
+		for _, name := range listOf(*enrolled) {
+			api, err := readEnrolled(filepath.Join(*dir, name+".json"))
 			if err != nil {
 				return err
 			}
-			server := grpc.NewServer()
-			workload.RegisterSpiffeWorkloadAPIServer(server, &workloadAPI{authority: authority, name: name, life: *life})
-			go func() { _ = server.Serve(listener) }()
+			if err := serveWorkloadAPI(filepath.Join(*dir, name+".sock"), api); err != nil {
+				return err
+			}
 		}
 		ready()
 		<-p.ctx.Done()
 		return nil
 	}
+}
+
+func listOf(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' })
+}
+
+func serveWorkloadAPI(path string, api workload.SpiffeWorkloadAPIServer) error {
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	workload.RegisterSpiffeWorkloadAPIServer(server, api)
+	go func() { _ = server.Serve(listener) }()
+	return nil
 }
 
 type authority struct {
@@ -106,12 +129,19 @@ type workloadAPI struct {
 	life      time.Duration
 }
 
+func checkHeader(ctx context.Context) error {
+	if values := metadata.ValueFromIncomingContext(ctx, "workload.spiffe.io"); len(values) != 1 || values[0] != "true" {
+		return status.Error(codes.InvalidArgument, "security header missing from request")
+	}
+	return nil
+}
+
 // FetchX509SVID implements the Workload API.
 func (w *workloadAPI) FetchX509SVID(
 	_ *workload.X509SVIDRequest, stream workload.SpiffeWorkloadAPI_FetchX509SVIDServer,
 ) error {
-	if values := metadata.ValueFromIncomingContext(stream.Context(), "workload.spiffe.io"); len(values) != 1 || values[0] != "true" {
-		return status.Error(codes.InvalidArgument, "security header missing from request")
+	if err := checkHeader(stream.Context()); err != nil {
+		return err
 	}
 	id := &url.URL{Scheme: "spiffe", Host: w.authority.domain, Path: "/" + w.name}
 	for {
