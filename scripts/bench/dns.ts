@@ -1,230 +1,187 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { createSocket } from 'node:dgram'
-import { once } from 'node:events'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as pause } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import {
+  cpuSeconds,
+  type DnsLab,
+  missingPrograms,
+  pinned,
+  residentMib,
+  type SubjectName,
+  startDnsLab,
+  type ZoneName,
+} from './dns-lab.ts'
+import { median, row, targetRow } from './figures.ts'
 import type { BenchRow, BenchSection } from './section.ts'
 
-/** Names with a time to live of 0 (never cached by anybody) and of an hour (asked again and again). */
-const coldNames = 10_000
-const hotNames = 200
-/** Seconds of one load run; with 5 rounds, two subjects and two loads 40 s in all. */
-const runSeconds = 2
-/** The promise: our CPU per query against dnsmasq's, two upstreams and no cache hit. */
-const cpuLimit = 2.2
-/** Kernel ticks of /proc/PID/stat per second. [proc(5)] */
-const ticksPerSecond = 100
-
+/** Seconds of one run under full load, and of one at a fixed rate. */
+const loadSeconds = 2
+const rateSeconds = 3
+/** Queries per second of the latency runs. */
+const steadyRate = 1_000
 const tools = { dnsmasq: 'dnsmasq-base', dnsperf: 'dnsperf', knotd: 'knot', taskset: 'util-linux' } as const
 const execute = promisify(execFile)
 
-/** CPU per query of our resolver and of dnsmasq `--all-servers`, in the same interleaved rounds, on loopback. */
+/** `nsm dns serve` and dnsmasq `--all-servers`, in the same interleaved rounds, on loopback; medians. */
 export async function benchDns(options: { readonly runs: number }): Promise<BenchSection> {
-  const missing = await missingTools()
+  const missing = await missingPrograms(Object.keys(tools))
   if (missing.length > 0) {
-    const note = `not measured: ${missing.join(', ')} missing; apt-get install ${missing.map((name) => tools[name]).join(' ')}`
+    const packages = Object.entries(tools).filter(([name]) => missing.includes(name))
+    const note = `not measured: ${missing.join(', ')} missing; apt-get install ${packages.map(([, name]) => name).join(' ')}`
     return { name: 'dns', rows: [], versions: {}, notes: [note] }
   }
   const dir = await mkdtemp(join(tmpdir(), 'nsm-bench-dns-'))
-  const children: ChildProcess[] = []
   try {
-    const lab = await startLab(dir, children)
-    const measured = await measure(lab, options.runs)
-    return { name: 'dns', rows: measured.rows, versions: await versions(), notes: [...notes(), ...measured.notes] }
+    const lab = await startDnsLab(dir)
+    try {
+      return { name: 'dns', ...(await measure(lab, options.runs)), versions: await versions() }
+    } finally {
+      await lab.stop()
+    }
   } finally {
-    for (const child of children) await stop(child)
     await rm(dir, { recursive: true, force: true })
   }
 }
 
-interface Subject {
-  readonly name: 'ours' | 'dnsmasq'
-  readonly port: number
-  readonly pid: number
-}
-
-interface Lab {
-  readonly dir: string
-  readonly subjects: readonly Subject[]
-}
-
-/** Knot and the load on one core, the subject of the moment on the other. */
-async function startLab(dir: string, children: ChildProcess[]): Promise<Lab> {
-  const [zone, ours, masq] = [await freePort(), await freePort(), await freePort()]
-  await writeZone(dir, zone)
-  const start = (core: 'load' | 'subject', program: string, args: readonly string[]) => {
-    const [command = '', ...rest] = pinned(core, program, args)
-    const child = spawn(command, rest, { stdio: ['ignore', 'pipe', 'ignore'] })
-    children.push(child)
-    return child
-  }
-  start('load', 'knotd', ['-c', join(dir, 'knot.conf')])
-  const upstreams = [`127.0.0.1:${zone}`, `127.0.0.2:${zone}`]
-  const subject = join(import.meta.dirname, 'dns-subject.ts')
-  const our = start('subject', process.execPath, [subject, String(ours), ...upstreams, 'cold.test', 'hot.test'])
-  const servers = upstreams.map((upstream) => `--server=${upstream.replace(':', '#')}`)
-  const theirs = start('subject', 'dnsmasq', [...dnsmasqArgs(masq), ...servers])
-  if (our.stdout) await once(our.stdout, 'data')
-  for (const port of [zone, ours, masq]) await answers(port)
+/** Memory first, while the caches are empty; then load, then latency. */
+async function measure(lab: DnsLab, runs: number): Promise<Pick<BenchSection, 'rows' | 'notes'>> {
+  const memory = await cacheMemory(lab)
+  // Compiled code on all sides before the first figure.
+  for (const name of ['ours one', 'ours 501', 'dnsmasq one', 'dnsmasq two'] as const) await load(lab, name, 'cold')
+  const one = await loads(lab, 'cold', ['ours one', 'dnsmasq one'], runs)
+  const two = await loads(lab, 'cold', ['ours two', 'dnsmasq two', 'ours 501'], runs)
+  for (const name of ['ours two', 'dnsmasq two'] as const) await load(lab, name, 'hot')
+  const hot = await loads(lab, 'hot', ['ours two', 'dnsmasq two'], runs)
+  const delay = await delays(lab, runs)
   return {
-    dir,
-    subjects: [
-      { name: 'ours', port: ours, pid: our.pid ?? 0 },
-      { name: 'dnsmasq', port: masq, pid: theirs.pid ?? 0 },
+    rows: [
+      cpuRow('CPU per query, one upstream', one.cpu('ours one'), one.cpu('dnsmasq one'), 1.6),
+      cpuRow('CPU per query, two raced upstreams', two.cpu('ours two'), two.cpu('dnsmasq two'), 1.8),
+      cpuRow('CPU per query, cached', hot.cpu('ours two'), hot.cpu('dnsmasq two'), 1.6),
+      cpuRow('CPU per query, 501 scopes (peer: ours with one)', two.cpu('ours 501'), two.cpu('ours two'), sameWithin),
+      row({
+        label: 'queries per second, two upstreams',
+        ours: two.rate('ours two'),
+        peer: two.rate('dnsmasq two'),
+        unit: '1/s',
+        limit: 0.6,
+        betterIs: 'higher',
+      }),
+      targetRow({
+        label: `added latency at ${steadyRate}/s, median`,
+        ours: delay.added('ours two'),
+        target: 120,
+        unit: 'us',
+      }),
+      targetRow({ label: 'memory of a full cache', ours: memory, target: 12, unit: 'MiB' }),
+    ],
+    notes: [
+      ...notes(),
+      `dnsmasq adds ${delay.added('dnsmasq two').toFixed(0)} us at ${steadyRate}/s; the server alone answers in ${delay.server.toFixed(0)} us`,
+      `cached: queries per second ours ${hot.rate('ours two').toFixed(0)}, dnsmasq ${hot.rate('dnsmasq two').toFixed(0)}`,
     ],
   }
 }
 
-function dnsmasqArgs(port: number): string[] {
-  const listen = [`--port=${port}`, '--listen-address=127.0.0.1', '--bind-interfaces']
-  const quiet = ['--keep-in-foreground', '--conf-file=/dev/null', '--pid-file=', '--no-resolv', '--no-hosts']
-  return [...listen, ...quiet, '--user=root', '--all-servers', '--cache-size=10000', '--dns-forward-max=2000']
+/** Ours: two medians of the same program closer than this are the same. */
+const sameWithin = 1.1
+
+function cpuRow(label: string, ours: number, peer: number, limit: number): BenchRow {
+  return row({ label, ours, peer, unit: 'us', limit, betterIs: 'lower' })
 }
 
-async function writeZone(dir: string, port: number): Promise<void> {
-  const head = (name: string, ttl: number) =>
-    `$ORIGIN ${name}.\n$TTL ${ttl}\n@ SOA ns.${name}. host.${name}. 1 3600 600 86400 60\n@ NS ns\nns A 192.0.2.1\n`
-  const hosts = (count: number) =>
-    Array.from({ length: count }, (_, i) => `n${i} A 10.${i >> 16}.${(i >> 8) & 255}.${i & 255}\n`).join('')
-  await writeFile(join(dir, 'cold.zone'), head('cold.test', 0) + hosts(coldNames))
-  await writeFile(join(dir, 'hot.zone'), head('hot.test', 3600) + hosts(hotNames))
-  const asked = (count: number, zone: string) =>
-    Array.from({ length: count }, (_, i) => `n${(i * 7919) % count}.${zone} A\n`).join('')
-  await writeFile(join(dir, 'cold.txt'), asked(coldNames, 'cold.test'))
-  await writeFile(join(dir, 'hot.txt'), asked(hotNames, 'hot.test'))
-  const conf = [
-    'server:',
-    `  rundir: "${dir}"`,
-    `  listen: [ 127.0.0.1@${port}, 127.0.0.2@${port} ]`,
-    '  udp-workers: 1',
-    '  tcp-workers: 1',
-    '  background-workers: 1',
-    'database:',
-    `  storage: "${dir}"`,
-    'template:',
-    '  - id: default',
-    `    storage: "${dir}"`,
-    'zone:',
-    '  - domain: cold.test',
-    '    file: cold.zone',
-    '  - domain: hot.test',
-    '    file: hot.zone',
-  ]
-  await writeFile(join(dir, 'knot.conf'), `${conf.join('\n')}\n`)
+interface Loads {
+  /** Median CPU per query in microseconds. */
+  cpu(name: SubjectName): number
+  /** Median queries per second. */
+  rate(name: SubjectName): number
 }
 
-type Figures = Record<Subject['name'], { cpu: number[]; rate: number[] }>
-
-/** Rounds interleave the subjects, so that a busy neighbour meets both. */
-async function measure(lab: Lab, runs: number): Promise<{ rows: BenchRow[]; notes: string[] }> {
-  const rows: BenchRow[] = []
-  const notes: string[] = []
-  for (const load of ['cold', 'hot'] as const) {
-    const figures: Figures = { ours: { cpu: [], rate: [] }, dnsmasq: { cpu: [], rate: [] } }
-    if (load === 'hot') for (const subject of lab.subjects) await run(lab, subject, load)
-    for (let round = 0; round < runs; round++) {
-      for (const subject of lab.subjects) {
-        const { cpuMicroseconds, perSecond } = await run(lab, subject, load)
-        figures[subject.name].cpu.push(cpuMicroseconds)
-        figures[subject.name].rate.push(perSecond)
-      }
+/** Rounds interleave the subjects, so that a busy neighbour meets all of them. */
+async function loads(lab: DnsLab, zone: ZoneName, names: readonly SubjectName[], runs: number): Promise<Loads> {
+  const found = new Map(names.map((name) => [name, { cpu: [] as number[], rate: [] as number[] }]))
+  for (let round = 0; round < runs; round++) {
+    for (const name of names) {
+      const { cpu, rate } = await load(lab, name, zone)
+      found.get(name)?.cpu.push(cpu)
+      found.get(name)?.rate.push(rate)
     }
-    rows.push(...rowsOf(load, figures))
-    notes.push(
-      `${load}: queries per second ours ${round1(median(figures.ours.rate))}, dnsmasq ${round1(median(figures.dnsmasq.rate))}`,
-    )
   }
-  return { rows, notes }
+  return {
+    cpu: (name) => median(found.get(name)?.cpu ?? []),
+    rate: (name) => median(found.get(name)?.rate ?? []),
+  }
 }
 
-function rowsOf(load: 'cold' | 'hot', figures: Figures): BenchRow[] {
-  const ours = median(figures.ours.cpu)
-  const peer = median(figures.dnsmasq.cpu)
-  const label = load === 'cold' ? 'CPU per query, two upstreams, no cache hit' : 'CPU per query, cached'
-  const row: BenchRow = { label, ours, peer, unit: 'us', ratio: ours / peer, betterIs: 'lower' }
-  return [load === 'cold' ? { ...row, limit: cpuLimit } : row]
+/** One run with 100 questions outstanding. */
+async function load(
+  lab: DnsLab,
+  name: SubjectName,
+  zone: ZoneName,
+): Promise<{ readonly cpu: number; readonly rate: number }> {
+  const { pid } = lab.subjects[name]
+  const before = await cpuSeconds(pid)
+  const { completed } = await dnsperf(lab, { name, zone, flags: ['-l', String(loadSeconds), '-c', '4', '-q', '100'] })
+  const cpu = (((await cpuSeconds(pid)) - before) * 1e6) / completed
+  return { cpu, rate: completed / loadSeconds }
 }
 
-async function run(lab: Lab, subject: Subject, load: string): Promise<{ cpuMicroseconds: number; perSecond: number }> {
-  const before = await cpuTicks(subject.pid)
-  const file = join(lab.dir, `${load}.txt`)
-  const args = [
+/** Round trips at a rate that leaves everybody time: the server's median, and what a forwarder adds to it, in microseconds. */
+async function delays(
+  lab: DnsLab,
+  runs: number,
+): Promise<{ readonly server: number; added(name: SubjectName): number }> {
+  const names = ['server', 'ours two', 'dnsmasq two'] as const
+  const rounds: Partial<Record<SubjectName, number>>[] = []
+  const flags = ['-l', String(rateSeconds), '-c', '1', '-q', '20', '-Q', String(steadyRate), '-v']
+  for (let round = 0; round < runs; round++) {
+    const trips: Partial<Record<SubjectName, number>> = {}
+    for (const name of names) {
+      const { output } = await dnsperf(lab, { name, zone: 'cold', flags })
+      trips[name] = median([...output.matchAll(/^> \S+ \S+ \S+ (\d+\.\d+)/gm)].map(([, text]) => Number(text) * 1e6))
+    }
+    rounds.push(trips)
+  }
+  const of = (trips: Partial<Record<SubjectName, number>>, name: SubjectName) => trips[name] ?? Number.NaN
+  return {
+    server: median(rounds.map((trips) => of(trips, 'server'))),
+    // Pairs of the same round: a neighbour who comes or goes between rounds is in both.
+    added: (name) => median(rounds.map((trips) => of(trips, name) - of(trips, 'server'))),
+  }
+}
+
+/** What our resident memory grows by when the cache is full; before and after the same load without the cache. */
+async function cacheMemory(lab: DnsLab): Promise<number> {
+  const { pid } = lab.subjects['ours two']
+  for (let i = 0; i < 4; i++) await load(lab, 'ours two', 'cold')
+  const before = await residentMib(pid)
+  await dnsperf(lab, { name: 'ours two', zone: 'full', flags: ['-n', '1', '-c', '4', '-q', '100'] })
+  await load(lab, 'ours two', 'cold')
+  return (await residentMib(pid)) - before
+}
+
+async function dnsperf(
+  lab: DnsLab,
+  run: { readonly name: SubjectName; readonly zone: ZoneName; readonly flags: readonly string[] },
+): Promise<{ readonly completed: number; readonly output: string }> {
+  const { port } = lab.subjects[run.name]
+  const file = join(lab.dir, `${run.zone}.txt`)
+  const [command = '', ...rest] = pinned('load', 'dnsperf', [
     '-s',
     '127.0.0.1',
     '-p',
-    String(subject.port),
+    String(port),
     '-d',
     file,
-    '-l',
-    String(runSeconds),
-    '-c',
-    '4',
-    '-q',
-    '100',
-  ]
-  const [command = '', ...rest] = pinned('load', 'dnsperf', args)
-  const { stdout } = await execute(command, rest)
-  const ticks = (await cpuTicks(subject.pid)) - before
-  const completed = Number(/Queries completed:\s+(\d+)/.exec(stdout)?.[1] ?? 0)
-  const lost = Number(/Queries lost:\s+(\d+)/.exec(stdout)?.[1] ?? 0)
-  const failed = completed - Number(/NOERROR (\d+)/.exec(stdout)?.[1] ?? 0)
-  if (completed === 0 || failed > 0)
-    throw new TypeError(`${subject.name}: ${failed} of ${completed} failed, ${lost} lost`)
-  return { cpuMicroseconds: (ticks * 1e6) / ticksPerSecond / completed, perSecond: completed / runSeconds }
-}
-
-/** User and system time of a process: fields 14 and 15. [proc_pid_stat(5)] */
-async function cpuTicks(pid: number): Promise<number> {
-  const text = await readFile(`/proc/${pid}/stat`, 'utf8')
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-  return Number(fields[11]) + Number(fields[12])
-}
-
-function pinned(core: 'load' | 'subject', program: string, args: readonly string[]): string[] {
-  if (availableParallelism() < 2) return [program, ...args]
-  return ['taskset', '-c', core === 'load' ? '1' : '0', program, ...args]
-}
-
-async function answers(port: number): Promise<void> {
-  for (let i = 0; i < 50; i++) {
-    const socket = createSocket('udp4')
-    const question = Buffer.from('000101000001000000000000026e3004636f6c6404746573740000010001', 'hex')
-    socket.send(question, port, '127.0.0.1')
-    const answered = await Promise.race([once(socket, 'message').then(() => true), pause(200, false)]).catch(
-      () => false,
-    )
-    socket.close()
-    if (answered) return
-  }
-  throw new TypeError(`nothing answers on port ${port}`)
-}
-
-async function freePort(): Promise<number> {
-  const socket = createSocket('udp4')
-  const bound = once(socket, 'listening')
-  socket.bind(0, '127.0.0.1')
-  await bound
-  const { port } = socket.address()
-  socket.close()
-  return port
-}
-
-async function stop(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return
-  const ended = once(child, 'exit')
-  child.kill('SIGKILL')
-  await ended
-}
-
-async function missingTools(): Promise<(keyof typeof tools)[]> {
-  const missing: (keyof typeof tools)[] = []
-  for (const name of ['dnsmasq', 'dnsperf', 'knotd', 'taskset'] as const) {
-    await execute('sh', ['-c', `command -v ${name}`]).catch(() => missing.push(name))
-  }
-  return missing
+    ...run.flags,
+  ])
+  const { stdout: output } = await execute(command, rest, { maxBuffer: 64 * 1024 * 1024 })
+  const completed = Number(/Queries completed:\s+(\d+)/.exec(output)?.[1] ?? 0)
+  const failed = completed - Number(/NOERROR (\d+)/.exec(output)?.[1] ?? 0)
+  if (completed === 0 || failed > 0) throw new TypeError(`${run.name}: ${failed} of ${completed} failed`)
+  return { completed, output }
 }
 
 async function versions(): Promise<Record<string, string>> {
@@ -241,16 +198,6 @@ async function versions(): Promise<Record<string, string>> {
 }
 
 function notes(): string[] {
-  const pins =
-    availableParallelism() < 2 ? 'one core, nothing pinned' : 'forwarders pinned to core 0, Knot and dnsperf to core 1'
-  return [`${pins}; 4 clients, 100 questions outstanding, ${runSeconds} s a run; peer: dnsmasq --all-servers`]
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  return sorted[Math.floor(sorted.length / 2)] ?? 0
-}
-
-function round1(value: number): number {
-  return Math.round(value)
+  const pins = availableParallelism() < 2 ? 'nothing pinned' : 'forwarders pinned to core 0, Knot and dnsperf to core 1'
+  return [`${pins}; 4 clients, 100 questions outstanding, ${loadSeconds} s a run; peer: dnsmasq --all-servers`]
 }

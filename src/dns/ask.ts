@@ -27,6 +27,11 @@ export class Ask implements Voice, Waiter {
   state: Voice['state'] = 'silent'
   reply: Reply | undefined
   done = false
+  /** True when the race's bounds turned the reply down: `reply` is then a refusal made here. */
+  blocked = false
+  /** When the first query went out and when the reply was in; monotonic milliseconds. */
+  firstSentMs: number | undefined
+  spokeMs: number | undefined
   readonly #race: AskOwner
   #sends = 0
   #resendAtMs = Number.POSITIVE_INFINITY
@@ -50,6 +55,16 @@ export class Ask implements Voice, Waiter {
   /** True once something was sent. */
   get started(): boolean {
     return this.#sends > 0 || this.state !== 'silent'
+  }
+
+  /** The datagrams sent so far. */
+  get sends(): number {
+    return this.#sends
+  }
+
+  /** How the reply came, as far as it was not the usual way. */
+  get detours(): readonly ('tcp' | 'without-edns')[] {
+    return [...(this.#truncated ? (['tcp'] as const) : []), ...(this.#triedPlain ? (['without-edns'] as const) : [])]
   }
 
   /** True when the upstream gave more than ignorance. */
@@ -98,18 +113,21 @@ export class Ask implements Voice, Waiter {
   onUnreachable(nowMs: number): void {
     if (this.done || this.#stopTcp || this.state !== 'silent') return
     this.state = 'unreachable'
+    this.spokeMs = nowMs
     this.done = true
     this.#race.spoke(this, nowMs)
   }
 
   #send(withEdns: boolean, nowMs: number): void {
     this.#sends++
+    this.firstSentMs ??= nowMs
     this.#resendAtMs = nowMs + this.upstream.resendMs * this.#sends
     if (!this.upstream.send(upstreamMessage(this.query, withEdns), this, nowMs)) this.onUnreachable(nowMs)
   }
 
   #speak(reply: Reply, nowMs: number): void {
     this.reply = reply
+    this.spokeMs = nowMs
     this.state = 'spoken'
     this.done = true
     this.#race.spoke(this, nowMs)

@@ -55,7 +55,7 @@ export function classify(bytes: Uint8Array, query: Query, overTcp = false): Repl
   const rcode = flags & flag.rcodes
   const questions = read16(bytes, 4)
   if (questions === 0 && rcode !== responseCode.noError && rcode !== responseCode.nameError) {
-    return withoutBody(query, rcode)
+    return rcode === responseCode.formatError ? notUnderstood(query) : withoutBody(query, rcode)
   }
   if (questions !== 1 || !sameQuestion(bytes, query)) return undefined
   const body = walkBody(bytes, query.questionEnd)
@@ -63,6 +63,11 @@ export function classify(bytes: Uint8Array, query: Query, overTcp = false): Repl
   if (body.extendedRcode !== 0)
     return { ...withoutBody(query, responseCode.serverFailure), extendedError: body.extendedError }
   return judge(body, query, { bytes, flags, overTcp })
+}
+
+/** A client must not hear FORMERR of an upstream: stubs take it as final, though the question was a good one. */
+function notUnderstood(query: Query, extendedError?: number): Reply {
+  return { ...withoutBody(query, responseCode.serverFailure, extendedError), dislikesEdns: true }
 }
 
 /** A made-up reply that carries only the rcode: for local failures and replies that cannot be passed on. */
@@ -100,6 +105,7 @@ interface Message {
 
 function judge(body: Body, query: Query, { bytes, flags, overTcp }: Message): Reply {
   const rcode = flags & flag.rcodes
+  if (rcode === responseCode.formatError) return notUnderstood(query, body.extendedError)
   const end = rcode === responseCode.noError ? followChain(bytes, body, query) : undefined
   const isJunk = end === 'nothing' && body.answers.length > 0
   if (isJunk) return withoutBody(query, responseCode.serverFailure)
@@ -149,16 +155,16 @@ function dislikesEdns(rcode: number): boolean {
   return rcode === responseCode.formatError || rcode === responseCode.notImplemented
 }
 
-/** Walks from the question's name along CNAMEs: 'answered', 'nothing', or the key of the name where the chain stops. */
+/** Walks from the question's name along CNAMEs and DNAMEs: 'answered', 'nothing', or the key of the name where the chain stops. */
 function followChain(bytes: Uint8Array, body: Body, query: Query): Chain {
   const first = body.answers[0]
   if (first === undefined) return 'nothing'
   if (read16(bytes, first.owner) === pointerToQuestion && first.type === query.type) return 'answered'
-  const { answering, aliases } = linksOf(bytes, body, query.type)
+  const { answering, aliases, trees } = linksOf(bytes, body, query.type)
   let name = query.nameKey
-  for (let hops = 0; hops <= aliases.size; hops++) {
+  for (let hops = 0; hops <= aliases.size + trees.size; hops++) {
     if (answering.has(name)) return 'answered'
-    const next = aliases.get(name)
+    const next = aliases.get(name) ?? renamed(name, trees)
     if (next === undefined) return hops === 0 ? 'nothing' : name
     name = next
   }
@@ -173,14 +179,26 @@ const chainRecordsMax = 64
 function linksOf(bytes: Uint8Array, body: Body, type: number) {
   const answering = new Set<string>()
   const aliases = new Map<string, string>()
+  const trees = new Map<string, string>()
   for (const record of body.answers.slice(0, chainRecordsMax)) {
-    if (record.type !== type && record.type !== recordType.cname) continue
+    const links = record.type === recordType.cname ? aliases : record.type === recordType.dname ? trees : undefined
+    if (record.type !== type && !links) continue
     const owner = readNameKey(bytes, record.owner)
     if (owner === undefined) continue
     if (record.type === type) answering.add(owner)
-    else aliases.set(owner, readNameKey(bytes, record.data) ?? owner)
+    else links?.set(owner, readNameKey(bytes, record.data) ?? owner)
   }
-  return { answering, aliases }
+  return { answering, aliases, trees }
+}
+
+/** The name below a DNAME's owner put below its target; a name that would be too long is none. [RFC 6672 2.2] */
+function renamed(name: string, trees: ReadonlyMap<string, string>): string | undefined {
+  if (trees.size === 0) return undefined
+  for (let at = name.charCodeAt(0) + 1; at < name.length; at += name.charCodeAt(at) + 1) {
+    const target = trees.get(name.slice(at))
+    if (target !== undefined && at + target.length <= nameMaxBytes) return name.slice(0, at) + target
+  }
+  return undefined
 }
 
 /** The question as asked, ASCII case aside; type and class byte for byte. [RFC 4343 3] */

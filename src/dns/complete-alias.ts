@@ -1,7 +1,7 @@
-import { walkBody } from './body.ts'
 import { classify, type Reply, withoutBody } from './classify.ts'
-import { buildAnswer, nameFromKey, parseQuery, type Query, type WireRecord } from './message.ts'
-import { copyName, nameMaxBytes, read16, read32, recordType, responseCode, write16 } from './wire.ts'
+import { buildAnswer, nameFromKey, parseQuery, type Query } from './message.ts'
+import { readSections, type Sections } from './sections.ts'
+import { read16, responseCode, write16 } from './wire.ts'
 
 /** The next question of a chain, and how its reply becomes the reply to the first. */
 export interface AliasStep {
@@ -56,75 +56,9 @@ function questionEndOf(reply: Reply): number {
   return at + 5
 }
 
-interface Sections {
-  readonly answers: readonly WireRecord[]
-  readonly authority: readonly WireRecord[]
-}
-
-/** The records with all names written out; undefined when a name is broken. */
+/** The records of a reply whose OPT is cut off. */
 function recordsOf(reply: Reply, from: number): Sections | undefined {
   const bytes = Buffer.from(reply.bytes.subarray(0, reply.bodyEnd))
   write16(bytes, 10, reply.additionals)
-  if (!walkBody(bytes, from)) return undefined
-  const counts = [read16(bytes, 6), read16(bytes, 8)]
-  const sections: WireRecord[][] = []
-  let at = from
-  for (const count of counts) {
-    const records: WireRecord[] = []
-    for (let i = 0; i < count; i++) {
-      const found = recordAt(bytes, at)
-      if (!found) return undefined
-      records.push(found.record)
-      at = found.end
-    }
-    sections.push(records)
-  }
-  return { answers: sections[0] ?? [], authority: sections[1] ?? [] }
+  return readSections(bytes, from)
 }
-
-function recordAt(bytes: Uint8Array, at: number): { readonly record: WireRecord; readonly end: number } | undefined {
-  const owner = nameAt(bytes, at)
-  if (!owner) return undefined
-  const { end: fixed, name } = owner
-  const type = read16(bytes, fixed)
-  const end = fixed + 10 + read16(bytes, fixed + 8)
-  const data = expandedData(bytes, { type, from: fixed + 10, to: end })
-  return data && { record: { name, type, ttlSeconds: read32(bytes, fixed + 4), data }, end }
-}
-
-/** RDATA that may hold compressed names is written out; all other RDATA is taken as it is. [RFC 3597 4] */
-function expandedData(bytes: Uint8Array, place: { type: number; from: number; to: number }): Uint8Array | undefined {
-  const { type, from, to } = place
-  const [skip, names] = namesIn.get(type) ?? [0, 0]
-  const parts: Uint8Array[] = [bytes.subarray(from, from + skip)]
-  let at = from + skip
-  for (let i = 0; i < names; i++) {
-    const found = nameAt(bytes, at)
-    if (!found || found.end > to) return undefined
-    parts.push(found.name)
-    at = found.end
-  }
-  parts.push(bytes.subarray(at, to))
-  return Buffer.concat(parts)
-}
-
-/** Bytes before the first name and number of names, for the types whose RDATA may be compressed. [RFC 1035 3.3, RFC 3597 4] */
-const namesIn = new Map<number, readonly [number, number]>([
-  [recordType.ns, [0, 1]],
-  [recordType.cname, [0, 1]],
-  [recordType.soa, [0, 2]],
-  [recordType.ptr, [0, 1]],
-  [recordType.mx, [2, 1]],
-  [recordType.srv, [6, 1]],
-  [recordType.dname, [0, 1]],
-])
-
-function nameAt(bytes: Uint8Array, at: number): { readonly name: Uint8Array; readonly end: number } | undefined {
-  const length = copyName(bytes, at, scratch)
-  if (length < 0) return undefined
-  let end = at
-  while ((bytes[end] ?? 0) !== 0 && (bytes[end] ?? 0) < 0xc0) end += (bytes[end] ?? 0) + 1
-  return { name: Buffer.from(scratch.subarray(0, length)), end: end + ((bytes[end] ?? 0) === 0 ? 1 : 2) }
-}
-
-const scratch = Buffer.alloc(nameMaxBytes + 1)

@@ -6,7 +6,7 @@ export interface Voice {
   /** True for a server of the scope, false for one of the host's own resolvers. */
   readonly owner: boolean
   readonly state: 'silent' | 'unreachable' | 'spoken'
-  readonly reply: Pick<Reply, 'class' | 'hasSoa'> | undefined
+  readonly reply: (Pick<Reply, 'class' | 'hasSoa'> & Partial<Pick<Reply, 'extendedError'>>) | undefined
 }
 
 /** Which clocks of the race have run out. */
@@ -82,7 +82,7 @@ function bestOf<V extends Voice>(voices: readonly V[]): V | undefined {
 }
 
 /** Ranks from here down are ignorance, not knowledge. */
-const knowsNothing = 2
+const knowsNothing = 2.5
 const ranks: Readonly<Record<ReplyClass, number>> = {
   positive: 8,
   truncated: 7,
@@ -95,5 +95,11 @@ const ranks: Readonly<Record<ReplyClass, number>> = {
 
 function rank(voice: Voice): number {
   if (voice.reply === undefined) return 0
-  return ranks[voice.reply.class] + (voice.reply.class === 'nodata' && voice.reply.hasSoa ? 1 : 0)
+  const { class: found, hasSoa, extendedError } = voice.reply
+  if (found === 'nodata' && hasSoa) return ranks.nodata + 1
+  const tellsWhy = found === 'failure' && extendedError !== undefined && reasons.has(extendedError)
+  return ranks[found] + (tellsWhy ? 0.5 : 0)
 }
+
+/** Extended errors that say why a resolver will not answer: DNSSEC and policy; worth more than a bare failure. [RFC 8914 4] */
+const reasons: ReadonlySet<number> = new Set([1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16, 17, 18])

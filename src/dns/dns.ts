@@ -1,12 +1,18 @@
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
-import { type ListenAddress, openListener } from './listener.ts'
+import { type ListenAddress, type Listener, openListener } from './listener.ts'
 import { createLoopGuard } from './loop-guard.ts'
-import { Resolver, type ResolverCounters } from './resolver.ts'
+import { type DropReason, Resolver, type ResolverCounters } from './resolver.ts'
 import { RouteBook, type ScopeConfig, type UpstreamStatus } from './route-book.ts'
-import type { UpstreamAddress } from './upstream-socket.ts'
+import type { ScopeMode } from './scope.ts'
+import type { ScopeFigures } from './scope-stats.ts'
+import type { Trace } from './trace.ts'
+import type { Upstream } from './upstream.ts'
+import { targetText } from './upstream-socket.ts'
 
 export type { ScopeMode } from './scope.ts'
+export type { ScopeFigures } from './scope-stats.ts'
+export type { Contestant, Trace, TraceHop } from './trace.ts'
 export type { ScopeConfig, UpstreamStatus }
 
 /** The whole resolver. */
@@ -19,6 +25,10 @@ export interface Dns {
   setDefaultUpstreams(upstreams: readonly ListenAddress[]): void
   /** What is configured and how the upstreams do. */
   status(): DnsStatus
+  /** Looks a name up past the cache and tells of every contestant; ends within 4.6 s. Throws `USAGE`. */
+  trace(question: { readonly name: string; readonly type: string }, signal: AbortSignal): Promise<Trace>
+  /** Forgets all cached replies; gives how many there were. */
+  flush(): number
   readonly listening: ListenAddress
   /** Stops answering and closes all sockets. */
   close(): Promise<void>
@@ -34,10 +44,26 @@ export interface DnsSettings {
 
 /** A view of the resolver for people. */
 export interface DnsStatus {
-  readonly scopes: readonly { readonly suffix: string; readonly mode: string; readonly servers: readonly string[] }[]
+  readonly scopes: readonly ScopeStatus[]
+  /** Names under no scope. */
+  readonly others: Omit<ScopeStatus, 'suffix' | 'mode'>
   readonly upstreams: readonly UpstreamStatus[]
-  readonly counters: Readonly<ResolverCounters>
+  readonly counters: Omit<Readonly<ResolverCounters>, 'drops'> & {
+    /** Messages that got no answer of anybody, by reason; `foreign-peer` is one that may not ask at all. */
+    readonly drops: Readonly<Record<DropReason | 'foreign-peer', number>>
+  }
   readonly cache: { readonly entries: number; readonly bytes: number }
+}
+
+/** One scope: who is asked, and what happened. */
+export interface ScopeStatus {
+  readonly suffix: string
+  readonly mode: ScopeMode
+  /** The scope's own servers. */
+  readonly servers: readonly string[]
+  /** The host's resolvers that learn its names too. */
+  readonly hostServers: readonly string[]
+  readonly figures: ScopeFigures
 }
 
 /** Ours: first choice and its stand-ins, clear of the addresses other local resolvers use. */
@@ -53,9 +79,12 @@ const tickMs = 50
 export async function openDns(settings: DnsSettings): Promise<Dns> {
   const { clock, log } = settings
   let cancelTick: (() => void) | undefined
+  const wake = () => {
+    cancelTick ??= clock.after(tickMs, tick)
+  }
   const listener = await openListener(settings.listen, (message, peer) => {
     resolver.handle(message, peer)
-    cancelTick ??= clock.after(tickMs, tick)
+    wake()
   })
   const guard = createLoopGuard({ clock, log, listening: listener, onLoop: (target) => book.ban(target) })
   const book = new RouteBook({ clock, guard, onChange: () => resolver.forget() })
@@ -66,13 +95,26 @@ export async function openDns(settings: DnsSettings): Promise<Dns> {
     book.tick(nowMs)
     cancelTick = resolver.busy || book.busy ? clock.after(tickMs, tick) : undefined
   }
+  const trace = async ({ name, type }: { readonly name: string; readonly type: string }, signal: AbortSignal) => {
+    const [{ traceLookup }, { typeFromText }] = await Promise.all([import('./trace.ts'), import('./type-names.ts')])
+    const question = { name, type: typeFromText(type) }
+    const traced = traceLookup({ resolver, routes: () => book.routes, clock, question }, signal)
+    wake()
+    return traced
+  }
   book.setDefaults(settings.defaultUpstreams)
   log.info('resolver listens', { address: `${listener.address}:${listener.port}` })
   return {
     setScopes: (owner, scopes) => book.setScopes(owner, scopes),
     removeOwner: (owner) => book.setScopes(owner, []),
     setDefaultUpstreams: (upstreams) => book.setDefaults(upstreams),
-    status: () => statusOf(book, resolver),
+    status: () => statusOf({ book, resolver, listener }),
+    trace,
+    flush() {
+      const { size } = resolver.cache
+      resolver.forget()
+      return size
+    },
     listening: { address: listener.address, port: listener.port },
     close: async () => {
       cancelTick?.()
@@ -84,16 +126,21 @@ export async function openDns(settings: DnsSettings): Promise<Dns> {
   }
 }
 
-function statusOf(book: RouteBook, resolver: Resolver): DnsStatus {
-  const text = ({ address, port }: UpstreamAddress) => (port === 53 ? address : `${address}:${port}`)
+function statusOf(parts: { book: RouteBook; resolver: Resolver; listener: Listener }): DnsStatus {
+  const { book, resolver, listener } = parts
+  const servers = (upstreams: readonly Upstream[]) => upstreams.map(({ target }) => targetText(target))
+  const { fallback } = book.routes
   return {
-    scopes: book.scopes.map(({ suffix, mode, owners }) => ({
+    scopes: book.scopes.map(({ suffix, mode, owners, defaults, stats }) => ({
       suffix,
       mode,
-      servers: owners.map((u) => text(u.target)),
+      servers: servers(owners),
+      hostServers: servers(defaults),
+      figures: stats.figures(),
     })),
+    others: { servers: [], hostServers: servers(fallback.defaults), figures: fallback.stats.figures() },
     upstreams: book.upstreams,
-    counters: { ...resolver.counters },
+    counters: { ...resolver.counters, drops: { ...resolver.counters.drops, 'foreign-peer': listener.foreignPeers() } },
     cache: { entries: resolver.cache.size, bytes: resolver.cache.bytes },
   }
 }

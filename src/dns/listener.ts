@@ -16,6 +16,8 @@ export interface ListenAddress {
 
 /** The open listener. */
 export interface Listener extends ListenAddress {
+  /** How many datagrams and connections came from somebody who may not ask. */
+  foreignPeers(): number
   close(): Promise<void>
 }
 
@@ -86,16 +88,23 @@ interface Sockets extends ListenAddress {
 
 function listen(sockets: Sockets, onQuery: OnQuery): Listener {
   const { address, port, udp, tcp } = sockets
+  let foreign = 0
+  const mayEnter = (remote: string) => {
+    const may = mayAsk(remote, address)
+    if (!may) foreign++
+    return may
+  }
   udp.on('message', (message, from) => {
-    if (mayAsk(from.address, address)) onQuery(message, new UdpPeer(udp, from))
+    if (mayEnter(from.address)) onQuery(message, new UdpPeer(udp, from))
   })
+  // A client is gone or its queue is full: it asks again.
   udp.on('error', () => {})
   udp.unref()
   // Out of file descriptors: the client is turned away, the resolver goes on.
   tcp.on('error', () => {})
-  const clients = serveTcp(tcp, (remote) => mayAsk(remote, address), onQuery)
+  const clients = serveTcp(tcp, mayEnter, onQuery)
   tcp.unref()
-  return { address, port, close: () => close({ udp, tcp }, clients) }
+  return { address, port, foreignPeers: () => foreign, close: () => close({ udp, tcp }, clients) }
 }
 
 async function close({ udp, tcp }: Pick<Sockets, 'udp' | 'tcp'>, clients: ReadonlySet<TcpSocket>): Promise<void> {
@@ -119,12 +128,9 @@ class UdpPeer implements Peer {
   }
 
   send(message: Uint8Array): void {
-    this.#socket.send(message, 0, message.length, this.port, this.#address, ignoreSendError)
+    this.#socket.send(message, 0, message.length, this.port, this.#address)
   }
 }
-
-/** The client is gone or its queue is full: it asks again. */
-function ignoreSendError(): void {}
 
 /** Only this machine may ask: from a loopback address or from the very address we listen on. */
 function mayAsk(remote: string, listenAddress: string): boolean {

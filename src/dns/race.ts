@@ -19,6 +19,8 @@ export interface RacePlan {
   readonly ownerNoIsFinal: boolean
   readonly startMs: number
   readonly deadlineMs: number
+  /** True when the others are heard to the deadline after the end too: for a trace. */
+  readonly lingers?: boolean
 }
 
 /** How a race ended. */
@@ -55,7 +57,9 @@ export function blocked(query: Query): Reply {
  */
 export class Race {
   readonly plan: RacePlan
-  readonly #asks: Ask[] = []
+  readonly asks: Ask[] = []
+  /** The outcome and its time, once there is one. */
+  result: (Outcome & { readonly atMs: number }) | undefined
   readonly #onEnd: (outcome: Outcome, nowMs: number) => void
   #graceEndsMs = Number.POSITIVE_INFINITY
   #ended = false
@@ -64,40 +68,53 @@ export class Race {
     this.plan = plan
     this.#onEnd = onEnd
     for (const upstream of plan.owners) {
-      this.#asks.push(new Ask(this, { upstream, owner: true, startAtMs: plan.startMs }))
+      this.asks.push(new Ask(this, { upstream, owner: true, startAtMs: plan.startMs }))
     }
     const ordered = plan.defaults.length < 2 ? plan.defaults : [...plan.defaults].sort(byWorth)
     for (let i = 0; i < ordered.length; i++) {
       const upstream = ordered[i]
       if (!upstream) continue
-      this.#asks.push(new Ask(this, { upstream, owner: false, startAtMs: plan.startMs + i * defaultStageMs }))
+      this.asks.push(new Ask(this, { upstream, owner: false, startAtMs: plan.startMs + i * defaultStageMs }))
     }
   }
 
   /** Sends the first queries. */
   start(): void {
-    for (const ask of this.#asks) if (!this.#ended && ask.startAtMs <= this.plan.startMs) ask.start(this.plan.startMs)
+    for (const ask of this.asks) if (!this.#ended && ask.startAtMs <= this.plan.startMs) ask.start(this.plan.startMs)
+  }
+
+  /** True when nobody will say anything more. */
+  isOver(nowMs: number): boolean {
+    const awaited = (ask: Ask) => ask.started && !ask.done
+    return this.#ended && (nowMs >= this.plan.deadlineMs || !this.asks.some(awaited))
   }
 
   /** Starts, repeats and ends what is due; called about every 50 ms. */
   tick(nowMs: number): void {
-    const defaultKnows = this.#asks.some((ask) => !ask.owner && ask.knows)
-    for (const ask of this.#asks) if (!this.#ended && (ask.started || ask.owner || !defaultKnows)) ask.tick(nowMs)
+    if (this.#ended) {
+      this.#hearTheOthers(nowMs)
+      return
+    }
+    const defaultKnows = this.asks.some((ask) => !ask.owner && ask.knows)
+    for (const ask of this.asks) if (!this.#ended && (ask.started || ask.owner || !defaultKnows)) ask.tick(nowMs)
     if (!this.#ended) this.#decide(nowMs)
   }
 
-  /** Ends the race without an outcome: the resolver closes. */
+  /** Ends the race without an outcome, or a trace that has heard enough. */
   cancel(): void {
     this.#ended = true
-    for (const ask of this.#asks) ask.stop()
+    for (const ask of this.asks) ask.stop()
   }
 
   /** A voice has spoken or cannot be reached. */
   spoke(ask: Ask, nowMs: number): void {
-    if (this.#ended) return
     const { reply } = ask
-    if (reply && !this.#allows(ask, reply)) ask.reply = blocked(ask.query)
-    else if (reply?.class === 'positive' && (ask.owner || this.plan.mode !== 'prefer-service')) {
+    if (reply && !this.#allows(ask, reply)) {
+      ask.reply = blocked(ask.query)
+      ask.blocked = true
+    }
+    if (this.#ended) return
+    if (!ask.blocked && reply?.class === 'positive' && (ask.owner || this.plan.mode !== 'prefer-service')) {
       this.#end({ reply, upstream: ask.upstream, fromOwner: ask.owner, partial: false }, nowMs)
       return
     }
@@ -107,7 +124,7 @@ export class Race {
   }
 
   #decide(nowMs: number): void {
-    const decision = decide(this.#asks, this.plan.mode, {
+    const decision = decide(this.asks, this.plan.mode, {
       holdOver: nowMs >= this.plan.startMs + holdMs,
       graceOver: nowMs >= this.#graceEndsMs,
       deadlineOver: nowMs >= this.plan.deadlineMs,
@@ -127,7 +144,7 @@ export class Race {
 
   /** Nobody who should know was there: a temporary failure, never somebody else's "no". */
   #nobody(): Outcome {
-    const refused = this.#asks.every((ask) => ask.state === 'unreachable')
+    const refused = this.asks.every((ask) => ask.state === 'unreachable')
     const error = refused ? edeNetworkError : edeNoReachableAuthority
     const reply = withoutBody(this.plan.query, responseCode.serverFailure, error)
     return { reply, upstream: undefined, fromOwner: false, partial: true }
@@ -135,20 +152,26 @@ export class Race {
 
   /** Suspects are not waited for. */
   #graceMs(): number {
-    const awaited = this.#asks.filter((ask) => ask.state === 'silent' && ask.started && !ask.upstream.suspect)
+    const awaited = this.asks.filter((ask) => ask.state === 'silent' && ask.started && !ask.upstream.suspect)
     if (awaited.length === 0) return 0
     const slowest = Math.max(...awaited.map((ask) => 4 * ask.upstream.roundTripMs))
     return Math.min(graceMaxMs, Math.max(graceMinMs, slowest))
   }
 
   #startNextDefault(nowMs: number): void {
-    const next = this.#asks.find((ask) => !ask.owner && !ask.started)
+    const next = this.asks.find((ask) => !ask.owner && !ask.started)
     next?.start(nowMs)
+  }
+
+  /** Who has been asked is heard to the end; nobody else is asked for the sake of a trace. */
+  #hearTheOthers(nowMs: number): void {
+    for (const ask of this.asks) if (ask.started) ask.tick(nowMs)
   }
 
   #end(outcome: Outcome, nowMs: number): void {
     this.#ended = true
-    for (const ask of this.#asks) ask.stop()
+    this.result = { ...outcome, atMs: nowMs }
+    if (!this.plan.lingers) for (const ask of this.asks) ask.stop()
     this.#onEnd(outcome, nowMs)
   }
 }

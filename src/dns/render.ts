@@ -39,6 +39,13 @@ export function renderReply(reply: Reply, query: Query, how: Rendering): Uint8Ar
   return message
 }
 
+/** Lowers every time to live of a reply that nobody else holds to at most `maxSeconds`. */
+export function capLife(reply: Reply, maxSeconds: number): void {
+  for (const offset of reply.ttlOffsets) {
+    if (read32(reply.bytes, offset) > maxSeconds) write32(reply.bytes, offset, maxSeconds)
+  }
+}
+
 function copyOf(bytes: Uint8Array, bodyEnd: number, opt: number): Buffer {
   const message = Buffer.allocUnsafe(bodyEnd + opt)
   message.set(bytes.subarray(0, bodyEnd))

@@ -1,14 +1,13 @@
 import type { Clock } from '../base/clock.ts'
-import { isLoopback } from './address-kind.ts'
 import { Cache, type CachedReply } from './cache.ts'
-import { withoutBody } from './classify.ts'
-import { completeAlias } from './complete-alias.ts'
-import { buildAnswer, parseQuery, type Query } from './message.ts'
-import { blocked, type Outcome, Race, raceTotalMs } from './race.ts'
-import { renderReply } from './render.ts'
+import { type LookupStart, Lookups, type OnOutcome } from './lookups.ts'
+import { buildRefused, parseQuery, type Query } from './message.ts'
+import type { Fault } from './question.ts'
+import type { Outcome } from './race.ts'
+import { capLife, renderReply } from './render.ts'
 import type { Route, Routes } from './routes.ts'
 import { answerSpecial, isMetaType } from './special.ts'
-import { classInternet, recordType, responseCode } from './wire.ts'
+import { classInternet, recordType } from './wire.ts'
 
 /** Who asked, and how the answer gets back. */
 export interface Peer {
@@ -25,14 +24,16 @@ export interface ResolverSettings {
   readonly routes: () => Routes
 }
 
+/** Why a message was not answered with somebody's answer: a fault of the message, or a limit or rule of ours. */
+export type DropReason = Fault | 'class' | 'meta-type' | 'probe' | 'in-flight' | 'per-client' | 'no-server'
+
 /** Counters since the start. */
 export interface ResolverCounters {
   queries: number
   cacheHits: number
   joined: number
-  refused: number
-  malformed: number
   unreachable: number
+  readonly drops: Readonly<Record<DropReason, number>>
 }
 
 /** Ours: questions in flight, a question's joined clients not counted; about 2 kB each. */
@@ -42,102 +43,109 @@ const perClientMax = 256
 /** Extended errors. [RFC 8914 4.1, 4.21] */
 const edeOther = 0
 const edeNotSupported = 21
-/** Ours: hops from alias to alias across scopes. */
-const aliasHopsMax = 8
-/** Ours: names remembered as given by an owner, so that its "no" for the other address family is final. */
-const ownedNamesMax = 1_024
+/** Ours: what a "no" may live while somebody was silent, in the cache and at the client. */
+const partialMaxSeconds = 5
 
 /** One question in flight and everybody who waits for it. */
 interface Job {
   readonly key: string
-  readonly race: Race
   readonly clients: { readonly query: Query; readonly peer: Peer }[]
 }
 
 /** Takes a client's message and answers it exactly once: built-in names, cache, a race in flight, a new race. */
 export class Resolver {
-  readonly counters: ResolverCounters = {
-    queries: 0,
-    cacheHits: 0,
-    joined: 0,
-    refused: 0,
-    malformed: 0,
-    unreachable: 0,
-  }
+  readonly #drops: Record<DropReason, number> = noDrops()
+  readonly counters: ResolverCounters = { queries: 0, cacheHits: 0, joined: 0, unreachable: 0, drops: this.#drops }
   readonly cache = new Cache()
   readonly #settings: ResolverSettings
+  readonly #lookups: Lookups
   readonly #jobs = new Map<string, Job>()
-  readonly #races = new Set<Race>()
   readonly #perClient = new Map<number, number>()
-  readonly #ownedUntilMs = new Map<string, number>()
 
   constructor(settings: ResolverSettings) {
     this.#settings = settings
+    this.#lookups = new Lookups(settings.routes)
   }
 
   /** True while a question is in flight. */
   get busy(): boolean {
-    return this.#races.size > 0
+    return this.#lookups.busy
   }
 
   /** Answers one message, at once or within 4.5 s. `message` belongs to the resolver from here on. */
   handle(message: Uint8Array, peer: Peer): void {
     const query = parseQuery(message)
     if (query.kind !== 'query') {
-      this.counters.malformed++
+      this.#drops[query.why]++
       if (query.kind === 'rejected') peer.send(query.reply)
       return
     }
     this.counters.queries++
     const routes = this.#settings.routes()
     const route = routes.find(query.nameKey)
-    const local = this.#answerHere(query, { peer, routes, route })
+    const local = this.#answerLocally(query, { overTcp: peer.overTcp, routes, route })
     if (local) peer.send(local)
     else this.#answerFromElsewhere(query, peer, route)
   }
 
+  /** Answers what is answered here: built-in names and refusals. Undefined for what others are asked. */
+  answerHere(query: Query, route: Route): Uint8Array | undefined {
+    const local = this.#answerLocally(query, { overTcp: true, routes: this.#settings.routes(), route })
+    return local ?? (route.hasServers ? undefined : this.#refuse(query, 'no-server'))
+  }
+
+  /** True when clients get the answer from the cache. */
+  holds(query: Query, route: Route): boolean {
+    return this.cache.get(keyOf(query, route), this.#settings.clock.monotonicMs()) !== undefined
+  }
+
+  /** Looks a question up past the cache and past questions in flight. */
+  lookUp(start: LookupStart, onEnd: OnOutcome): void {
+    this.#lookups.start(start, onEnd)
+  }
+
   /** Moves every race on; called about every 50 ms while busy. */
   tick(nowMs: number): void {
-    for (const race of this.#races) race.tick(nowMs)
+    this.#lookups.tick(nowMs)
   }
 
   /** Forgets what was learned: scopes or upstreams changed. */
   forget(): void {
     this.cache.clear()
-    this.#ownedUntilMs.clear()
+    this.#lookups.forget()
   }
 
   /** Gives up all questions without an answer. */
   close(): void {
-    for (const race of this.#races) race.cancel()
-    this.#races.clear()
+    this.#lookups.close()
     this.#jobs.clear()
   }
 
-  #answerHere(query: Query, at: { peer: Peer; routes: Routes; route: Route }): Uint8Array | undefined {
-    const { peer, routes, route } = at
-    if (query.class !== classInternet || isMetaType(query.type)) {
-      this.counters.refused++
-      return refusal(query, edeNotSupported)
-    }
-    if (query.type === recordType.hinfo && routes.isProbe(query.nameKey)) return refusal(query, edeOther)
+  #answerLocally(query: Query, at: { overTcp: boolean; routes: Routes; route: Route }): Uint8Array | undefined {
+    const { overTcp, routes, route } = at
+    if (query.class !== classInternet) return this.#refuse(query, 'class')
+    if (isMetaType(query.type)) return this.#refuse(query, 'meta-type')
+    if (query.type === recordType.hinfo && routes.isProbe(query.nameKey)) return this.#refuse(query, 'probe')
     return answerSpecial(query, {
       inScope: route !== routes.fallback,
       anyScope: routes.scopes.size > 0,
       listenAddress: this.#settings.listenAddress,
-      ...(peer.overTcp ? { limitBytes: 65_535 } : {}),
+      ...(overTcp ? { limitBytes: 65_535 } : {}),
     })
   }
 
   #answerFromElsewhere(query: Query, peer: Peer, route: Route): void {
     const key = keyOf(query, route)
     const nowMs = this.#settings.clock.monotonicMs()
+    route.stats.queries++
     const cached = this.cache.get(key, nowMs)
-    if (cached) this.#answerFromCache({ query, peer, cached, nowMs })
-    else if (!hasServers(route) || !this.#join({ key, query, peer, route, nowMs })) {
-      this.counters.refused++
-      peer.send(refusal(query, edeOther))
+    if (cached) {
+      route.stats.cacheHits++
+      this.#answerFromCache({ query, peer, cached, nowMs })
+      return
     }
+    const why = route.hasServers ? this.#join({ key, query, peer, route, nowMs }) : 'no-server'
+    if (why) peer.send(this.#refuse(query, why))
   }
 
   #answerFromCache(part: { query: Query; peer: Peer; cached: CachedReply; nowMs: number }): void {
@@ -148,97 +156,40 @@ export class Resolver {
     peer.send(renderReply(cached.reply, query, how))
   }
 
-  /** Joins the question in flight or puts it in flight; false when too much is. */
-  #join(part: { key: string; query: Query; peer: Peer; route: Route; nowMs: number }): boolean {
-    const { key, query, peer } = part
+  /** Joins the question in flight or puts it in flight; gives the reason when too much is. */
+  #join(part: { key: string; query: Query; peer: Peer; route: Route; nowMs: number }): DropReason | undefined {
+    const { key, query, peer, route } = part
     const ofClient = this.#perClient.get(peer.port) ?? 0
     const job = this.#jobs.get(key)
-    if (ofClient >= perClientMax || (!job && this.#races.size >= inFlightMax)) return false
+    if (ofClient >= perClientMax) return 'per-client'
+    if (!job && this.#lookups.size >= inFlightMax) return 'in-flight'
     this.#perClient.set(peer.port, ofClient + 1)
     if (job) {
       this.counters.joined++
+      route.stats.joined++
       job.clients.push({ query, peer })
     } else this.#startJob(part)
-    return true
+    return undefined
   }
 
   #startJob(part: { key: string; query: Query; peer: Peer; route: Route; nowMs: number }): void {
     const { key, query, peer, route, nowMs } = part
-    const race = this.#race(query, { route, nowMs, deadlineMs: nowMs + raceTotalMs }, (outcome, atMs) => {
-      this.#settle(job, outcome, { route, atMs })
-    })
-    const job: Job = { key, race, clients: [{ query, peer }] }
+    const job: Job = { key, clients: [{ query, peer }] }
     this.#jobs.set(key, job)
-    race.start()
-  }
-
-  #race(
-    query: Query,
-    at: { readonly route: Route; readonly nowMs: number; readonly deadlineMs: number },
-    onEnd: (outcome: Outcome, atMs: number) => void,
-  ): Race {
-    const { route, nowMs, deadlineMs } = at
-    const ownNo =
-      route.mode === 'fanout' && this.#ownedUntilMs.size > 0 ? this.#ownedUntilMs.get(query.nameKey) : undefined
-    const plan = {
-      query,
-      mode: route.mode,
-      owners: route.owners,
-      defaults: route.defaults,
-      bounds: route.bounds,
-      ownerNoIsFinal: ownNo !== undefined && ownNo > nowMs,
-      startMs: nowMs,
-      deadlineMs,
-    }
-    const race: Race = new Race(plan, (outcome, atMs) => {
-      this.#races.delete(race)
-      onEnd(outcome, atMs)
-    })
-    this.#races.add(race)
-    return race
-  }
-
-  #settle(job: Job, outcome: Outcome, at: { readonly route: Route; readonly atMs: number }): void {
-    const target = outcome.reply.class === 'alias' ? outcome.reply.aliasTarget : undefined
-    if (target === undefined) {
-      this.#finish(job, outcome, at)
-      return
-    }
-    const { query, deadlineMs } = job.race.plan
-    this.#followAlias({ query, outcome, hops: 1, deadlineMs, atMs: at.atMs }, (whole, atMs) => {
-      const allowed = at.route.bounds.allowsOther(whole.reply, at.route.owners)
-      this.#finish(job, allowed ? whole : { ...whole, reply: blocked(query) }, { route: at.route, atMs })
+    this.#lookups.start({ query, route, nowMs }, (outcome, atMs) => {
+      const winner = outcome.upstream === undefined ? 'nobody' : outcome.fromOwner ? 'service' : 'host'
+      route.stats.raceEnded(winner, atMs - nowMs)
+      this.#finish(job, outcome, atMs)
     })
   }
 
-  /** Asks for the alias's target under the target's own scope, and joins the answers. */
-  #followAlias(
-    part: { query: Query; outcome: Outcome; hops: number; deadlineMs: number; atMs: number },
-    onEnd: (outcome: Outcome, atMs: number) => void,
-  ): void {
-    const { query, outcome, hops, deadlineMs, atMs } = part
-    const step = hops > aliasHopsMax ? undefined : completeAlias(query, outcome.reply)
-    const route = step && this.#settings.routes().find(step.query.nameKey)
-    if (!step || !route || !hasServers(route)) {
-      onEnd(failed(query), atMs)
-      return
-    }
-    const join = (rest: Outcome, restMs: number) =>
-      onEnd({ ...rest, fromOwner: true, reply: step.join(rest.reply) }, restMs)
-    const race = this.#race(step.query, { route, nowMs: atMs, deadlineMs }, (next, nextMs) => {
-      if (next.reply.class !== 'alias') join(next, nextMs)
-      else this.#followAlias({ query: step.query, outcome: next, hops: hops + 1, deadlineMs, atMs: nextMs }, join)
-    })
-    race.start()
-  }
-
-  #finish(job: Job, outcome: Outcome, at: { readonly route: Route; readonly atMs: number }): void {
+  #finish(job: Job, outcome: Outcome, atMs: number): void {
     this.#jobs.delete(job.key)
     const { upstream, reply, fromOwner, partial } = outcome
     if (!upstream) this.counters.unreachable++
-    const fromDefault = upstream !== undefined && !fromOwner && isLoopback(upstream.target.address)
-    this.cache.set(job.key, reply, { nowMs: at.atMs, fromDefault, partial })
-    if (fromOwner && reply.class === 'positive') this.#rememberOwner(job, reply.ttlSeconds, at.atMs)
+    const fromDefault = upstream !== undefined && !fromOwner && upstream.isLocal
+    if (partial && (reply.class === 'nodata' || reply.class === 'nxdomain')) capLife(reply, partialMaxSeconds)
+    this.cache.set(job.key, reply, { nowMs: atMs, fromDefault, partial })
     let ownsBytes = true
     for (const { query, peer } of job.clients) {
       this.#release(peer)
@@ -254,12 +205,10 @@ export class Resolver {
     }
   }
 
-  #rememberOwner(job: Job, ttlSeconds: number, nowMs: number): void {
-    const { query, mode } = job.race.plan
-    if (mode !== 'fanout' || ttlSeconds === 0) return
-    if (query.type !== recordType.a && query.type !== recordType.aaaa) return
-    if (this.#ownedUntilMs.size >= ownedNamesMax) this.#ownedUntilMs.clear()
-    this.#ownedUntilMs.set(query.nameKey, nowMs + ttlSeconds * 1000)
+  #refuse(query: Query, why: DropReason): Uint8Array {
+    this.#drops[why]++
+    const isRule = why === 'class' || why === 'meta-type'
+    return buildRefused(query, isRule ? edeNotSupported : edeOther)
   }
 
   #release(peer: Peer): void {
@@ -269,21 +218,14 @@ export class Resolver {
   }
 }
 
-function hasServers(route: Route): boolean {
-  return route.owners.length > 0 || route.defaults.length > 0
-}
-
 /** Name, type, DO, CD and the scope's id: two clients share a reply only when all are equal. */
 function keyOf(query: Query, route: Route): string {
   const bits = (query.dnssecOk ? 1 : 0) | ((query.flags & 0x10) !== 0 ? 2 : 0)
   return query.nameKey + String.fromCharCode(query.type, bits, route.id)
 }
 
-function refusal(query: Query, extendedError: number): Uint8Array {
-  return buildAnswer({ query, rcode: responseCode.refused, records: [], authoritative: false, extendedError })
-}
-
-function failed(query: Query): Outcome {
-  const reply = withoutBody(query, responseCode.serverFailure, edeOther)
-  return { reply, upstream: undefined, fromOwner: false, partial: true }
+function noDrops(): Record<DropReason, number> {
+  const ofMessage = { short: 0, response: 0, opcode: 0, malformed: 0, 'edns-version': 0, signed: 0 }
+  const ofRule = { class: 0, 'meta-type': 0, probe: 0, 'in-flight': 0, 'per-client': 0, 'no-server': 0 }
+  return { ...ofMessage, ...ofRule }
 }

@@ -5,6 +5,7 @@ import { AnswerBounds, prefixOfScope } from './answer-bounds.ts'
 import type { LoopGuard } from './loop-guard.ts'
 import { type Route, Routes } from './routes.ts'
 import { isPrefix, type ScopeMode, ScopeTable } from './scope.ts'
+import { ScopeStats } from './scope-stats.ts'
 import { Upstream, type UpstreamCounters } from './upstream.ts'
 import type { UpstreamAddress } from './upstream-socket.ts'
 
@@ -37,6 +38,11 @@ export class RouteBook {
   #routes: readonly Route[] = []
   #bounds = new AnswerBounds()
   #lastId = 0
+  readonly #stats = new Map<string, ScopeStats>()
+  /** Upstreams that led back here. */
+  readonly #banned = new Set<string>()
+  /** Upstreams out of use that may still answer what they were asked. */
+  readonly #leaving = new Set<Upstream>()
 
   constructor(parts: { readonly clock: Clock; readonly guard: LoopGuard; readonly onChange: () => void }) {
     this.#parts = parts
@@ -62,7 +68,7 @@ export class RouteBook {
   /** True while an upstream may still answer. */
   get busy(): boolean {
     for (const upstream of this.#upstreams.values()) if (upstream.busy) return true
-    return false
+    return this.#leaving.size > 0
   }
 
   /** Replaces one owner's scopes; the same scopes again change nothing. Throws `USAGE` and then changes nothing. */
@@ -70,42 +76,56 @@ export class RouteBook {
     const before = this.#owners.get(owner) ?? []
     if (JSON.stringify(before) === JSON.stringify(scopes)) return
     checkScopes(scopes)
+    this.#checkCount(owner, scopes)
     if (scopes.length === 0) this.#owners.delete(owner)
     else this.#owners.set(owner, scopes)
-    this.#rebuild()
+    this.#rebuild(scopes.length === 0 ? 'at once' : 'after replies')
+    this.#parts.guard.probe(this.#upstreamsOf(scopes.flatMap(({ upstreams }) => upstreams)).map(({ target }) => target))
   }
 
-  /** Replaces the host's own resolvers. */
+  /** Replaces the host's own resolvers: the network changed, so what was known of anybody's speed is forgotten. */
   setDefaults(upstreams: readonly UpstreamAddress[]): void {
     this.#defaults = upstreams
+    this.#banned.clear()
+    for (const upstream of this.#upstreams.values()) upstream.forgetSpeed()
     this.#rebuild()
     this.#parts.guard.probe(this.#defaultUpstreams().map((upstream) => upstream.target))
   }
 
   /** Takes an upstream out that leads back here. */
   ban(target: UpstreamAddress): void {
-    this.#defaults = this.#defaults.filter((found) => keyOf(found) !== keyOf(target))
+    this.#banned.add(keyOf(target))
     this.#rebuild()
   }
 
   /** Moves the upstreams' own clocks on. */
   tick(nowMs: number): void {
     for (const upstream of this.#upstreams.values()) upstream.tick(nowMs)
+    for (const upstream of this.#leaving) {
+      upstream.tick(nowMs)
+      if (upstream.busy) continue
+      upstream.close()
+      this.#leaving.delete(upstream)
+    }
   }
 
   /** Closes all upstreams. */
   close(): void {
-    for (const upstream of this.#upstreams.values()) upstream.close()
+    for (const upstream of [...this.#upstreams.values(), ...this.#leaving]) upstream.close()
     this.#upstreams.clear()
+    this.#leaving.clear()
   }
 
-  #rebuild(): void {
+  /** An owner that goes takes its servers along at once; when settings change, what was asked may still be answered. */
+  #rebuild(unusedEnd: 'at once' | 'after replies' = 'after replies'): void {
     this.#bounds = new AnswerBounds(this.#granted())
     this.#routes = this.#merged().map(({ suffix, ...part }) => this.#route(suffix, part))
     const fallback = this.#route('', { mode: 'fanout', owners: [] })
+    const inUse = new Set(this.#routes.map(({ suffix }) => suffix))
     const scopes = new ScopeTable(this.#routes.map((route) => ({ suffix: route.suffix, route })))
     this.routes = new Routes(scopes, fallback, (nameKey) => this.#parts.guard.saw(nameKey))
-    this.#closeUnused([...this.#routes, fallback])
+    this.#endUnused([...this.#routes, fallback], unusedEnd)
+    for (const suffix of this.#stats.keys()) if (suffix !== '' && !inUse.has(suffix)) this.#stats.delete(suffix)
     this.#parts.onChange()
   }
 
@@ -126,13 +146,20 @@ export class RouteBook {
   #merged() {
     const merged = new Map<string, { suffix: string; mode: ScopeMode; owners: UpstreamAddress[] }>()
     for (const { suffix, mode, upstreams } of [...this.#owners.values()].flat()) {
-      const key = suffix.toLowerCase().replace(/\.$/, '')
+      const key = suffix.toLowerCase().replace(/\.$/, '') || root
       const entry = merged.get(key) ?? { suffix: key, mode, owners: [] }
       entry.owners.push(...upstreams)
       if (strictness[mode] > strictness[entry.mode]) entry.mode = mode
       merged.set(key, entry)
     }
-    return [...merged.values()].slice(0, scopesMax)
+    return [...merged.values()]
+  }
+
+  #checkCount(owner: string, scopes: readonly ScopeConfig[]): void {
+    const others = [...this.#owners].filter(([name]) => name !== owner).flatMap(([, found]) => found)
+    const count = others.length + scopes.length
+    if (count <= scopesMax) return
+    throw new NsmError('USAGE', `${count} scopes are too many, at most ${scopesMax} are kept`, 'name wider scopes')
   }
 
   #route(suffix: string, part: { readonly mode: ScopeMode; readonly owners: readonly UpstreamAddress[] }): Route {
@@ -140,7 +167,15 @@ export class RouteBook {
     const owners = this.#upstreamsOf(part.owners).slice(0, upstreamsPerScopeMax)
     const defaults =
       part.mode === 'exclusive' ? [] : this.#defaultUpstreams().filter((found) => !owners.includes(found))
-    return { id: this.#lastId, suffix, mode: part.mode, owners, defaults, bounds: this.#bounds }
+    const hasServers = owners.length > 0 || defaults.length > 0
+    const stats = this.#statsOf(suffix)
+    return { id: this.#lastId, suffix, mode: part.mode, owners, defaults, bounds: this.#bounds, hasServers, stats }
+  }
+
+  #statsOf(suffix: string): ScopeStats {
+    const found = this.#stats.get(suffix) ?? new ScopeStats()
+    this.#stats.set(suffix, found)
+    return found
   }
 
   #defaultUpstreams(): readonly Upstream[] {
@@ -151,8 +186,8 @@ export class RouteBook {
   #upstreamsOf(targets: readonly UpstreamAddress[]): Upstream[] {
     const found = new Set<Upstream>()
     for (const target of targets) {
-      if (this.#parts.guard.isOurs(target)) continue
       const key = keyOf(target)
+      if (this.#parts.guard.isOurs(target) || this.#banned.has(key)) continue
       const upstream = this.#upstreams.get(key) ?? new Upstream(target, this.#parts.clock)
       this.#upstreams.set(key, upstream)
       found.add(upstream)
@@ -160,15 +195,20 @@ export class RouteBook {
     return [...found]
   }
 
-  #closeUnused(routes: readonly Route[]): void {
+  #endUnused(routes: readonly Route[], end: 'at once' | 'after replies'): void {
     const used = new Set(routes.flatMap((route) => [...route.owners, ...route.defaults]))
     for (const [key, upstream] of this.#upstreams) {
       if (used.has(upstream)) continue
-      upstream.close()
       this.#upstreams.delete(key)
+      upstream.retire()
+      if (end === 'at once' || !upstream.busy) upstream.close()
+      else this.#leaving.add(upstream)
     }
   }
 }
+
+/** The scope of every name, told from '', the route of names under no scope. */
+const root = '.'
 
 const strictness: Readonly<Record<ScopeMode, number>> = { fanout: 0, 'prefer-service': 1, exclusive: 2 }
 

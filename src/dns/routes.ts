@@ -1,5 +1,6 @@
 import type { AnswerBounds } from './answer-bounds.ts'
 import type { ScopeMode, ScopeTable } from './scope.ts'
+import type { ScopeStats } from './scope-stats.ts'
 import type { Upstream } from './upstream.ts'
 
 /** Who is asked for the names of one scope (or of none). */
@@ -12,6 +13,10 @@ export interface Route {
   readonly defaults: readonly Upstream[]
   /** Which addresses their answers may hold. */
   readonly bounds: AnswerBounds
+  /** Counters that outlive the route: its scope's. */
+  readonly stats: ScopeStats
+  /** False when there is nobody to ask. */
+  readonly hasServers: boolean
 }
 
 /** All routes of the moment. */

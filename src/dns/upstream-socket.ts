@@ -10,9 +10,16 @@ export interface UpstreamAddress {
   readonly localAddress?: string
 }
 
+/** An upstream for people: `address`, or `address:port` when it is not port 53. */
+export function targetText({ address, port }: UpstreamAddress): string {
+  if (port === 53) return address
+  return isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`
+}
+
 /** One sent query that may still be answered. */
 export interface Sent<W> {
   readonly waiter: W
+  readonly message: Uint8Array
   readonly sentAtMs: number
   /** True once its silence was counted. */
   counted: boolean
@@ -52,9 +59,9 @@ export class UpstreamSocket<W> {
     let id = random16()
     while (this.pending.has(id)) id = random16()
     write16(message, 0, id)
-    this.pending.set(id, { waiter, sentAtMs: nowMs, counted: false })
+    this.pending.set(id, { waiter, message, sentAtMs: nowMs, counted: false })
     this.sends++
-    this.#socket.send(message)
+    this.#socket.send(message, this.#onSent)
     return true
   }
 
@@ -83,6 +90,11 @@ export class UpstreamSocket<W> {
     if (sent !== undefined && this.#events.onMessage(message, sent)) this.pending.delete(id)
   }
 
+  /** Without a callback Node is silent about a message that could not be sent: no route, or the own address is gone. */
+  readonly #onSent = (error: Error | null): void => {
+    if (error && !this.broken) this.#onError()
+  }
+
   /** A connected socket reports ICMP errors; it stays good for the next query. */
   #onError(): void {
     this.broken = this.sends === 0
@@ -101,5 +113,5 @@ export function literal(
   _options: unknown,
   callback: (error: NodeJS.ErrnoException | null, address: string, family: number) => void,
 ): void {
-  callback(null, address, isIPv6(address) ? 6 : 4)
+  callback(null, address, address.includes(':') ? 6 : 4)
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts'
-import { isLoopbackOrPrivate } from './address-kind.ts'
+import { isLoopback, isLoopbackOrPrivate } from './address-kind.ts'
 import { classify, type Reply } from './classify.ts'
+import { NameCase } from './name-case.ts'
 import type { Query } from './question.ts'
 import { random16 } from './random-id.ts'
 import { type Sent, type UpstreamAddress, UpstreamSocket } from './upstream-socket.ts'
@@ -20,6 +21,8 @@ export interface UpstreamCounters {
   replies: number
   /** Datagrams with our id that were not a reply to our question. */
   rejected: number
+  /** Replies to our question in another spelling, from an upstream that keeps it: forged. */
+  otherCase: number
   silences: number
   unreachable: number
 }
@@ -45,20 +48,27 @@ const withoutEdnsMs = 15 * 60_000
 /** One upstream server: its rotating sockets, its round trip time and whether it is worth waiting for. */
 export class Upstream {
   readonly target: UpstreamAddress
-  readonly counters: UpstreamCounters = { sent: 0, replies: 0, rejected: 0, silences: 0, unreachable: 0 }
+  /** True for a resolver on loopback: only its AD bit may be believed. */
+  readonly isLocal: boolean
+  readonly counters: UpstreamCounters = { sent: 0, replies: 0, rejected: 0, otherCase: 0, silences: 0, unreachable: 0 }
   /** Smoothed round trip in milliseconds; silence does not change it. */
   roundTripMs = firstRoundTripMs
   readonly #clock: Clock
+  /** Towards the open Internet only: inside a tunnel nobody can guess. */
+  readonly #nameCase: NameCase | undefined
   readonly #slots: (UpstreamSocket<Waiter> | undefined)[]
   readonly #draining = new Set<UpstreamSocket<Waiter>>()
   #silences: number[] = []
   #withoutEdnsUntilMs = 0
-  #closed = false
+  #retired = false
 
   constructor(target: UpstreamAddress, clock: Clock) {
     this.target = target
+    this.isLocal = isLoopback(target.address)
     this.#clock = clock
-    this.#slots = Array.from({ length: isLoopbackOrPrivate(target.address) ? poolSizePrivate : poolSizePublic })
+    const isPublic = !isLoopbackOrPrivate(target.address)
+    this.#nameCase = isPublic ? new NameCase() : undefined
+    this.#slots = Array.from({ length: isPublic ? poolSizePublic : poolSizePrivate })
   }
 
   /** True after three silences in 10 s without a reply since. */
@@ -91,9 +101,10 @@ export class Upstream {
     this.#withoutEdnsUntilMs = nowMs + withoutEdnsMs
   }
 
-  /** Sends a message (its id is set here) for a waiter; false when it cannot be sent at all, as after closing. */
+  /** Sends a message (its id is set here) for a waiter; false when it cannot be sent at all, as after `retire`. */
   send(message: Buffer, waiter: Waiter, nowMs: number): boolean {
-    const sent = !this.#closed && this.#socket(nowMs).send(message, waiter, nowMs)
+    this.#nameCase?.mix(message, waiter.query.questionEnd, nowMs)
+    const sent = !this.#retired && this.#socket(nowMs).send(message, waiter, nowMs)
     if (sent) this.counters.sent++
     else this.counters.unreachable++
     return sent
@@ -119,9 +130,14 @@ export class Upstream {
     this.#silences = []
   }
 
+  /** Sends nothing any more; what was asked may still be answered, until it would be asked again. */
+  retire(): void {
+    this.#retired = true
+  }
+
   /** Closes all sockets; whoever still waits hears that nobody is there, so that no race waits for what cannot come. */
   close(): void {
-    this.#closed = true
+    this.#retired = true
     const open = [...this.#slots, ...this.#draining].filter((socket) => socket !== undefined)
     const waiters = open.flatMap((socket) => [...socket.pending.values()].map((sent) => sent.waiter))
     for (const socket of open) socket.close()
@@ -156,12 +172,17 @@ export class Upstream {
   readonly #events = {
     onMessage: (message: Buffer, sent: Sent<Waiter>): boolean => {
       const { waiter } = sent
+      const nowMs = this.#clock.monotonicMs()
       const reply = classify(message, waiter.query)
       if (reply === undefined) {
         this.counters.rejected++
         return false
       }
-      const nowMs = this.#clock.monotonicMs()
+      const { questionEnd } = waiter.query
+      if (this.#nameCase && !this.#nameCase.accepts(message, sent.message, { questionEnd, nowMs })) {
+        this.counters.otherCase++
+        return false
+      }
       this.counters.replies++
       this.roundTripMs += (nowMs - sent.sentAtMs - this.roundTripMs) / 8
       if (this.#silences.length > 0) this.#silences = []

@@ -7,11 +7,14 @@ export const recordType = {
   ptr: 12,
   hinfo: 13,
   mx: 15,
+  txt: 16,
+  sig: 24,
   aaaa: 28,
   srv: 33,
   dname: 39,
   opt: 41,
   svcb: 64,
+  tsig: 250,
   any: 255,
 } as const
 

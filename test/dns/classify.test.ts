@@ -20,6 +20,7 @@ function replyBytes(parts: Partial<packet.Packet> = {}): Buffer {
 
 const a: packet.Answer = { type: 'A', name, ttl: 60, data: '10.0.0.1' }
 const cname = (from: string, to: string): packet.Answer => ({ type: 'CNAME', name: from, ttl: 30, data: to })
+const dname = (from: string, to: string): packet.Answer => ({ type: 'DNAME', name: from, ttl: 30, data: to })
 const ns: packet.Answer = { type: 'NS', name: 'test', ttl: 60, data: 'ns.test' }
 const opt = (flags = 0): packet.Answer => ({
   type: 'OPT',
@@ -37,6 +38,17 @@ describe('classify', () => {
     ['an address', { answers: [a] }, 'positive'],
     ['an address in other case', { answers: [{ ...a, name: name.toUpperCase() }] }, 'positive'],
     ['a chain with its end', { answers: [cname(name, 'x.test'), { ...a, name: 'x.test' }] }, 'positive'],
+    [
+      'a renamed tree with its end',
+      { answers: [dname('case.test', 'x.test'), { ...a, name: 'www.x.test' }] },
+      'positive',
+    ],
+    ['a renamed tree without end', { answers: [dname('case.test', 'x.test')] }, 'alias'],
+    ['a renamed tree and its alias', { answers: [dname('case.test', 'x.test'), cname(name, 'www.x.test')] }, 'alias'],
+    ['a tree that is renamed to itself', { answers: [dname('case.test', 'case.test')] }, 'failure'],
+    ['a tree that grows', { answers: [dname('test', 'x.test')] }, 'failure'],
+    ['the renaming of the very name, not of what is below', { answers: [dname(name, 'x.test')] }, 'failure'],
+    ['a name that renaming makes too long', { answers: [dname('case.test', `${'a.'.repeat(124)}test`)] }, 'failure'],
     ['a chain in odd order', { answers: [{ ...a, name: 'x.test' }, cname(name, 'x.test')] }, 'positive'],
     ['a chain without end', { answers: [cname(name, 'x.test')] }, 'alias'],
     ['a chain without end, with SOA', { answers: [cname(name, 'x.test')], authorities: [soa('x.test')] }, 'nodata'],

@@ -159,8 +159,31 @@ describe('questions in flight', () => {
     await clock.advance(4_600)
     await until(() => replies.length === 257)
     expect(new Set(replies)).toEqual(new Set([5, 2]))
-    expect(dns.status().counters).toMatchObject({ refused: 1, unreachable: 256 })
+    expect(dns.status().counters).toMatchObject({ unreachable: 256, drops: { 'per-client': 1 } })
     socket.close()
+  })
+})
+
+describe('a flood', () => {
+  test('of 1,200 questions from six ports is bounded: 1,024 are asked for, the others are refused with an extended error', async () => {
+    const { port, clock, dns } = await open(scripts.silent)
+    const sockets = Array.from({ length: 6 }, () => createSocket('udp4'))
+    const replies: Buffer[] = []
+    const ports = 200
+    for (const [s, socket] of sockets.entries()) {
+      socket.on('message', (message) => replies.push(message))
+      for (let i = 0; i < ports; i++)
+        socket.send(questionBytes(`n${i}-${s}.example`, { edns: 1232 }), port, '127.0.0.1')
+    }
+    await until(() => dns.status().counters.queries === 1_200 && replies.length === 176)
+    expect(dns.status().counters.drops).toMatchObject({ 'in-flight': 176, 'per-client': 0 })
+    for (const reply of replies) {
+      expect(reply.readUInt16BE(2) & 15).toBe(5)
+      expect(reply.subarray(-6).toString('hex')).toBe('000f00020000')
+    }
+    await clock.advance(4_600)
+    await until(() => replies.length === 1_200)
+    for (const socket of sockets) socket.close()
   })
 })
 
@@ -212,7 +235,7 @@ describe('scopes', () => {
     dns.setScopes('c2', [{ suffix: 'Corp.Example.', mode: 'exclusive', upstreams: [two.target] }])
     expect(address(await askUdp(port, questionBytes('db.corp.example')))).toEqual(['10.0.0.2'])
     expect(host.asked).toEqual([])
-    expect(dns.status().scopes).toEqual([
+    expect(dns.status().scopes).toMatchObject([
       {
         suffix: 'corp.example',
         mode: 'exclusive',
@@ -368,7 +391,7 @@ describe('the listener', () => {
     const base = questionBytes('a.example', { edns: 1232 })
     const garbage = fc.sample(fc.uint8Array({ maxLength: 80 }), 500)
     for (const bytes of garbage) socket.send(Buffer.concat([base.subarray(0, 12), bytes]), port, '127.0.0.1')
-    await until(() => dns.status().counters.malformed > 200)
+    await until(() => dns.status().counters.drops.malformed > 200)
     expect(address(await askUdp(port, questionBytes('b.example')))).toEqual(['10.0.0.1'])
     socket.close()
   })

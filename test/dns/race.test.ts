@@ -3,12 +3,19 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
 import { type Dns, openDns, type ScopeMode } from '../../src/dns/dns.ts'
 import { advanceUntil, askUdp, type ClientReply, questionBytes, until } from '../support/dns-client.ts'
-import { DnsUpstream, reply, type Script, scripts, soa } from '../support/dns-upstream.ts'
+import {
+  ownersAddress as A,
+  alias,
+  hostsAddress as B,
+  dislikesEdns,
+  outcomeOf,
+  scenarios,
+  truncatedAlways,
+} from '../support/dns-scenarios.ts'
+import { DnsUpstream, reply, type Script, scripts } from '../support/dns-upstream.ts'
 import { createFakeClock, type FakeClock } from '../support/fake-clock.ts'
 
 const name = 'www.case.test'
-const A = '10.0.0.1'
-const B = '10.0.0.2'
 
 interface Lab {
   readonly clock: FakeClock
@@ -25,7 +32,7 @@ afterEach(async () => {
 
 async function lab(owner: Script, host: Script, mode: ScopeMode = 'fanout'): Promise<Lab> {
   const clock = createFakeClock()
-  const [ownerServer, hostServer] = [await DnsUpstream.open(owner), await DnsUpstream.open(host)]
+  const [ownerServer, hostServer] = [await DnsUpstream.open(owner, clock), await DnsUpstream.open(host, clock)]
   const listen = [{ address: '127.0.0.1', port: 0 }]
   const dns = await openDns({ clock, log: silentLog, listen, defaultUpstreams: [hostServer.target] })
   dns.setScopes('c1', [{ suffix: 'case.test', mode, upstreams: [ownerServer.target] }])
@@ -39,123 +46,14 @@ async function lab(owner: Script, host: Script, mode: ScopeMode = 'fanout'): Pro
   return { clock, dns, owner: ownerServer, host: hostServer, ask }
 }
 
-/** The outcome in one word: the first address, or the rcode (NODATA for an empty NOERROR). */
-function outcome(found: ClientReply): string {
-  const [first] = found.answers.filter((record) => record.type === 'A')
-  if (first?.type === 'A') return first.data
-  return found.rcode === 'NOERROR' ? 'NODATA' : (found.rcode ?? '')
-}
-
-const truncated: Script = (question) => {
-  if (!question.overTcp) return [reply(question, { flags: 0x380 })]
-  return [reply(question, { answers: [{ type: 'A', name: question.name, ttl: 60, data: A }] })]
-}
-const truncatedAlways: Script = (question) => (question.overTcp ? [] : [reply(question, { flags: 0x380 })])
-const alias: Script = (question) => {
-  return [reply(question, { answers: [{ type: 'CNAME', name: question.name, ttl: 60, data: 'target.case.test' }] })]
-}
-const aliasWithNo: Script = (question) => [
-  reply(question, {
-    answers: [{ type: 'CNAME', name: question.name, ttl: 60, data: 'x.case.test' }],
-    authorities: [soa('case.test')],
-  }),
-]
-const junkOwner: Script = (question) => [
-  reply(question, { answers: [{ type: 'A', name: 'other.test', ttl: 60, data: '10.6.6.6' }] }),
-]
-const junkType: Script = (question) => [
-  reply(question, { answers: [{ type: 'TXT', name: question.name, ttl: 60, data: 'x' }] }),
-]
-const wrongId: Script = (question) => [
-  reply(question, { idOffset: 1, answers: [{ type: 'A', name: question.name, ttl: 60, data: '10.6.6.6' }] }),
-  ...scripts.answering(A)(question),
-]
-const otherQuestion: Script = (question) => [
-  reply(question, { name: 'evil.test', answers: [{ type: 'A', name: 'evil.test', ttl: 60, data: '10.6.6.6' }] }),
-  ...scripts.answering(A)(question),
-]
-const otherPort: Script = (question) => {
-  const forged = scripts.answering('10.6.6.6')(question)
-  return [...forged.map((one) => ({ ...one, fromOtherPort: true })), ...scripts.answering(A)(question)]
-}
-const cutBody: Script = (question) =>
-  scripts
-    .answering(A)(question)
-    .map(({ bytes }) => ({ bytes: bytes.subarray(0, -2) }))
-const dislikesEdns: Script = (question) =>
-  question.hasOpt ? [reply(question, { rcode: 1 })] : scripts.answering(A)(question)
-const pointsHome = scripts.answering('127.0.0.1')
-const referral: Script = (question) => [
-  reply(question, { flags: 0x100, authorities: [{ type: 'NS', name: 'test', ttl: 60, data: 'ns.test' }] }),
-]
-const badVersion: Script = (question) => [
-  reply(question, {
-    additionals: [
-      {
-        type: 'OPT',
-        name: '.',
-        udpPayloadSize: 512,
-        extendedRcode: 1,
-        ednsVersion: 0,
-        flags: 0,
-        flag_do: false,
-        options: [],
-      },
-    ],
-  }),
-]
-
 const positiveB = scripts.answering(B)
 const silent = scripts.silent
 
-describe('a question under a fan-out scope', () => {
-  test.each<[string, Script, Script, string, ScopeMode]>([
-    ['NXDOMAIN / A', scripts.nxdomain, positiveB, B, 'fanout'],
-    ['A / NXDOMAIN', scripts.answering(A), scripts.nxdomain, A, 'fanout'],
-    ['NODATA / A', scripts.nodata, positiveB, B, 'fanout'],
-    ['SERVFAIL / A', scripts.rcode(2), positiveB, B, 'fanout'],
-    ['REFUSED / A', scripts.rcode(5), positiveB, B, 'fanout'],
-    ['FORMERR / A', scripts.rcode(1), positiveB, B, 'fanout'],
-    ['NOTIMP / A', scripts.rcode(4), positiveB, B, 'fanout'],
-    ['silent / A', silent, positiveB, B, 'fanout'],
-    ['NXDOMAIN / NXDOMAIN', scripts.nxdomain, scripts.nxdomain, 'NXDOMAIN', 'fanout'],
-    ['NXDOMAIN / NODATA', scripts.nxdomain, scripts.nodata, 'NODATA', 'fanout'],
-    ['NODATA / NXDOMAIN', scripts.nodata, scripts.nxdomain, 'NODATA', 'fanout'],
-    ['SERVFAIL / NXDOMAIN', scripts.rcode(2), scripts.nxdomain, 'NXDOMAIN', 'fanout'],
-    ['NXDOMAIN / SERVFAIL', scripts.nxdomain, scripts.rcode(2), 'NXDOMAIN', 'fanout'],
-    ['NXDOMAIN / silent', scripts.nxdomain, silent, 'NXDOMAIN', 'fanout'],
-    ['silent / NXDOMAIN: the host knows nothing of the scope', silent, scripts.nxdomain, 'SERVFAIL', 'fanout'],
-    ['SERVFAIL / REFUSED', scripts.rcode(2), scripts.rcode(5), 'SERVFAIL', 'fanout'],
-    ['REFUSED / REFUSED', scripts.rcode(5), scripts.rcode(5), 'REFUSED', 'fanout'],
-    ['REFUSED / NODATA', scripts.rcode(5), scripts.nodata, 'NODATA', 'fanout'],
-    ['silent / silent', silent, silent, 'SERVFAIL', 'fanout'],
-    ['TC / NXDOMAIN', truncated, scripts.nxdomain, A, 'fanout'],
-    ['alias with SOA / A', aliasWithNo, positiveB, B, 'fanout'],
-    ['wrong id, then right / NXDOMAIN', wrongId, scripts.nxdomain, A, 'fanout'],
-    ['other question, then right / NXDOMAIN', otherQuestion, scripts.nxdomain, A, 'fanout'],
-    ['other port, then right / NXDOMAIN', otherPort, scripts.nxdomain, A, 'fanout'],
-    ['body cut / A', cutBody, positiveB, B, 'fanout'],
-    ['FORMERR to EDNS, fine without / NXDOMAIN', dislikesEdns, scripts.nxdomain, A, 'fanout'],
-    ['answer of another owner / A', junkOwner, positiveB, B, 'fanout'],
-    ['answer of another type / A', junkType, positiveB, B, 'fanout'],
-    ['answer of another owner / NXDOMAIN', junkOwner, scripts.nxdomain, 'NXDOMAIN', 'fanout'],
-    ['answer of another owner / silent', junkOwner, silent, 'SERVFAIL', 'fanout'],
-    ['an address of this machine / A', pointsHome, positiveB, B, 'fanout'],
-    ['referral / NXDOMAIN', referral, scripts.nxdomain, 'NXDOMAIN', 'fanout'],
-    ['BADVERS in the OPT / A', badVersion, positiveB, B, 'fanout'],
-    ['A / A', scripts.answering(A), positiveB, A, 'prefer-service'],
-    ['NODATA / A', scripts.nodata, positiveB, 'NODATA', 'prefer-service'],
-    ['NXDOMAIN / A', scripts.nxdomain, positiveB, B, 'prefer-service'],
-    ['REFUSED / A', scripts.rcode(5), positiveB, B, 'prefer-service'],
-    ['silent / A', silent, positiveB, B, 'prefer-service'],
-    ['A / A', scripts.answering(A), positiveB, A, 'exclusive'],
-    ['NXDOMAIN / A', scripts.nxdomain, positiveB, 'NXDOMAIN', 'exclusive'],
-    ['SERVFAIL / A', scripts.rcode(2), positiveB, 'SERVFAIL', 'exclusive'],
-    ['silent / A', silent, positiveB, 'SERVFAIL', 'exclusive'],
-  ])('owner / host %s', async (_case, owner, host, expected, mode) => {
+describe('a question under a scope', () => {
+  test.each(scenarios)('$mode: owner / host $title', async ({ owner, host, ours, mode }) => {
     const { ask, host: hostServer } = await lab(owner, host, mode)
     const { value, elapsedMs } = await ask()
-    expect(outcome(value)).toBe(expected)
+    expect(outcomeOf(value)).toBe(ours)
     expect(value.id).toBe(4711)
     expect(elapsedMs).toBeLessThanOrEqual(4_600)
     if (mode === 'exclusive') expect(hostServer.asked).toEqual([])
@@ -171,7 +69,7 @@ describe('a question under a fan-out scope', () => {
   test('silence everywhere ends as SERVFAIL with an extended error at the deadline, after three sends each', async () => {
     const { ask, owner, host } = await lab(silent, silent)
     const { value, elapsedMs } = await ask()
-    expect(outcome(value)).toBe('SERVFAIL')
+    expect(outcomeOf(value)).toBe('SERVFAIL')
     expect(value.extendedError).toBe(22)
     expect(elapsedMs).toBeLessThanOrEqual(4_600)
     expect([owner.asked.length, host.asked.length]).toEqual([3, 3])
@@ -203,7 +101,7 @@ describe('a question under a fan-out scope', () => {
     const { ask, owner } = await lab(silent, scripts.nxdomain)
     await owner.close()
     const { value, elapsedMs } = await ask()
-    expect(outcome(value)).toBe('SERVFAIL')
+    expect(outcomeOf(value)).toBe('SERVFAIL')
     expect(elapsedMs).toBeLessThanOrEqual(400)
   })
 
@@ -225,7 +123,7 @@ describe('an alias without its end', () => {
     const { ask } = await lab(owner, scripts.nxdomain)
     const { value } = await ask()
     expect(value.answers.map(({ type, name: of }) => `${type} ${of}`)).toEqual([`CNAME ${name}`, 'A target.case.test'])
-    expect(outcome(value)).toBe(A)
+    expect(outcomeOf(value)).toBe(A)
   })
 
   test('that leaves the scope is asked of the host, never of the owner', async () => {
@@ -234,7 +132,7 @@ describe('an alias without its end', () => {
     ]
     const { ask, owner: server, host } = await lab(owner, positiveB, 'exclusive')
     const { value } = await ask()
-    expect(outcome(value)).toBe(B)
+    expect(outcomeOf(value)).toBe(B)
     expect(server.asked.map((question) => question.name)).toEqual([name])
     expect(host.asked.map((question) => question.name)).toEqual(['public.example'])
   })
@@ -270,7 +168,7 @@ describe('the host resolvers', () => {
       () => second.close(),
     )
     const { value, elapsedMs } = await advanceUntil(clock, askUdp(dns.listening.port, questionBytes('x.example')))
-    expect(outcome(value)).toBe(B)
+    expect(outcomeOf(value)).toBe(B)
     expect(elapsedMs).toBeGreaterThanOrEqual(200)
     expect(elapsedMs).toBeLessThanOrEqual(350)
   })
@@ -303,7 +201,7 @@ describe('the host resolvers', () => {
     )
     const asked = askUdp(dns.listening.port, questionBytes('x.example'))
     await until(() => second.asked.length > 0)
-    expect(outcome(await asked)).toBe(B)
+    expect(outcomeOf(await asked)).toBe(B)
     expect(clock.monotonicMs()).toBe(1_800_000_000_000)
   })
 })

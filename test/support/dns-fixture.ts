@@ -44,6 +44,7 @@ async function resolver(): Promise<void> {
     journalPath,
     listener: dns.listening,
     searchDomains,
+    links: [],
     log: silentLog,
   })
   process.on('SIGTERM', () => {

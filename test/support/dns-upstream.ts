@@ -2,6 +2,7 @@ import { createSocket, type RemoteInfo, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:net'
 import packet from 'dns-packet'
+import { type Clock, systemClock } from '../../src/base/clock.ts'
 
 /** What a scripted server does with one question; answers are built by an independent codec. */
 export type Script = (question: ScriptedQuestion) => readonly ScriptedReply[]
@@ -20,6 +21,8 @@ export interface ScriptedQuestion {
 export interface ScriptedReply {
   readonly bytes: Buffer
   readonly fromOtherPort?: boolean
+  /** Sent so much later. */
+  readonly afterMs?: number
 }
 
 /** A scripted upstream on 127.0.0.1, UDP and TCP on the same port. */
@@ -32,8 +35,14 @@ export class DnsUpstream {
   #waiting: (() => void)[] = []
   #closed = false
 
-  private constructor(script: Script, sockets: { readonly udp: Socket; readonly other: Socket; readonly tcp: Server }) {
+  readonly #clock: Clock
+
+  private constructor(
+    script: Script,
+    sockets: { readonly udp: Socket; readonly other: Socket; readonly tcp: Server; readonly clock: Clock },
+  ) {
     this.script = script
+    this.#clock = sockets.clock
     this.#udp = sockets.udp
     this.#other = sockets.other
     this.#tcp = sockets.tcp
@@ -42,14 +51,14 @@ export class DnsUpstream {
       socket.on('error', () => socket.destroy())
       socket.once('data', (chunk) => {
         const replies = this.#replies(chunk.subarray(2), true)
-        for (const { bytes } of replies) socket.write(withLength(bytes))
+        for (const reply of replies) this.#later(reply, () => socket.write(withLength(reply.bytes)))
         if (replies.length === 0) socket.destroy()
       })
     })
   }
 
   /** Opens UDP and TCP on one free port; draws another one while the TCP side is taken. */
-  static async open(script: Script): Promise<DnsUpstream> {
+  static async open(script: Script, clock: Clock = systemClock): Promise<DnsUpstream> {
     const udp = createSocket('udp4')
     const other = createSocket('udp4')
     udp.bind(0, '127.0.0.1')
@@ -61,10 +70,10 @@ export class DnsUpstream {
       () => false,
       () => true,
     )
-    if (!taken) return new DnsUpstream(script, { udp, other, tcp })
+    if (!taken) return new DnsUpstream(script, { udp, other, tcp, clock })
     udp.close()
     other.close()
-    return DnsUpstream.open(script)
+    return DnsUpstream.open(script, clock)
   }
 
   get target(): { readonly address: string; readonly port: number } {
@@ -85,10 +94,15 @@ export class DnsUpstream {
   }
 
   #onUdp(message: Buffer, from: RemoteInfo): void {
-    for (const { bytes, fromOtherPort } of this.#replies(message, false)) {
-      const socket = fromOtherPort ? this.#other : this.#udp
-      socket.send(bytes, from.port, from.address)
+    for (const reply of this.#replies(message, false)) {
+      const socket = reply.fromOtherPort ? this.#other : this.#udp
+      this.#later(reply, () => socket.send(reply.bytes, from.port, from.address))
     }
+  }
+
+  #later(reply: ScriptedReply, send: () => void): void {
+    if (reply.afterMs === undefined) send()
+    else this.#clock.after(reply.afterMs, () => this.#closed || send())
   }
 
   #replies(raw: Buffer, overTcp: boolean): readonly ScriptedReply[] {
@@ -142,6 +156,11 @@ export const scripts = {
   nxdomain: ((question) => [reply(question, { rcode: 3, authorities: [soa(question.name)] })]) satisfies Script,
   nodata: ((question) => [reply(question, { authorities: [soa(question.name)] })]) satisfies Script,
 } as const
+
+/** The same replies, later. */
+export function delayed(script: Script, afterMs: number): Script {
+  return (question) => script(question).map((one) => ({ ...one, afterMs: (one.afterMs ?? 0) + afterMs }))
+}
 
 /** A SOA record of 60 s life. */
 export function soa(name: string): packet.Answer {
