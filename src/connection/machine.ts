@@ -2,9 +2,10 @@ import { createSocket } from 'node:dgram'
 import { lookup, lookupService } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
 import { systemClock } from '../base/clock.ts'
+import { openShownTunnel } from '../tunnel/shown-tunnel.ts'
 import { openFence } from '../tunnel/tun/fence.ts'
 import { configureInterface, readHostNetwork, routeTo, updateInterface } from '../tunnel/tun/host.ts'
-import { openTunnel, prepareTunnel } from '../tunnel/tunnels.ts'
+import { type openTunnel, prepareTunnel } from '../tunnel/tunnels.ts'
 import { openEcho } from './echo.ts'
 
 /** What a connection does to and asks of this machine: one record of functions, so that tests can stand in for it. */
@@ -27,7 +28,7 @@ export interface Machine {
 
 /** This machine. */
 export const thisMachine: Machine = {
-  openTunnel,
+  openTunnel: openShownTunnel,
   prepareTunnel,
   openEcho,
   readHostNetwork,

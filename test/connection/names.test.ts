@@ -76,6 +76,32 @@ describe('createNames', () => {
     expect(names.status()).toBeUndefined()
   })
 
+  test('tells the system of each interface what is asked there, reverse names too', async () => {
+    const told: unknown[] = []
+    const { names } = rig({
+      installSystemDns: async ({ searchDomains, links }) => {
+        told.push({ searchDomains, links })
+        return {
+          method: 'resolved',
+          previousUpstreams: host,
+          update: async (served) => void told.push(served),
+          restore: async () => {},
+        }
+      },
+    })
+    const blue = attached('blue')
+    const reverse = { suffix: '10.64.0.0/16', mode: 'fanout' as const, upstreams: [] }
+    await names.attach('a', { ...blue, scopes: [...blue.scopes, reverse], interfaceName: 'nsm-blue' })
+    await names.attach('b', attached('green'))
+    const link = { interfaceName: 'nsm-blue', searchDomains: ['blue'], suffixes: ['blue', '10.64.0.0/16'] }
+    expect(told).toEqual([
+      { searchDomains: ['blue'], links: [link] },
+      { searchDomains: ['blue', 'green'], links: [link] },
+    ])
+    await names.detach('a')
+    expect(told.at(-1)).toEqual({ searchDomains: ['green'], links: [] })
+  })
+
   test('asks the resolvers that another program writes into the file meanwhile', async () => {
     let foreign = (_upstreams: typeof host) => {}
     const { names, done } = rig({

@@ -1,5 +1,6 @@
-import { chmod, chown, lstat, open, readFile, readlink, realpath, rename, rm, symlink } from 'node:fs/promises'
-import { dirname, resolve } from 'node:path'
+import { chmod, chown, lstat, open, readdir, readFile, readlink, realpath, rename, rm, symlink } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import { NsmError } from '../../base/errors.ts'
 
 /** What is at a path, in full: enough to put it back byte for byte. */
 export type FileObject =
@@ -17,14 +18,16 @@ export type FileObject =
 export async function captureFile(path: string): Promise<FileObject> {
   const found = await lstat(path).catch(ifAbsent)
   if (!found) return { kind: 'absent' }
+  if (found.isDirectory())
+    throw new NsmError('CONFLICT', `${path} is a directory`, 'make it a file, or connect with --dns off')
   if (found.isSymbolicLink()) return { kind: 'symlink', target: await readlink(path) }
   const contentBase64 = (await readFile(path)).toString('base64')
   return { kind: 'file', mode: found.mode & 0o7777, uid: found.uid, gid: found.gid, contentBase64 }
 }
 
-/** The bytes a program reads at the path, links followed; undefined when there is nothing. */
+/** The bytes a program reads at the path, links followed; undefined when there is nothing to read. */
 export async function contentOf(path: string): Promise<Buffer | undefined> {
-  return readFile(path).catch(ifAbsent)
+  return readFile(path).catch((error: NodeJS.ErrnoException) => (error.code === 'EISDIR' ? undefined : ifAbsent(error)))
 }
 
 /** True when two objects read the same; mode and owner aside, which a rewrite by others may have changed. */
@@ -34,19 +37,31 @@ export function sameObject(a: FileObject, b: FileObject): boolean {
 }
 
 /** Where the next content of a path is built before it is renamed over it. */
-function temporaryOf(path: string, pid: number): string {
-  return `${path}.nsm-${pid}`
+function temporaryOf(path: string): string {
+  return `${path}.nsm-${process.pid}`
 }
 
-/** Removes what a process that died in `replaceFile` left beside the path. */
-export async function removeTemporary(path: string, pid: number): Promise<void> {
-  await rm(temporaryOf(path, pid), { force: true })
+/** Removes what processes that died in `replaceFile` left beside the path. */
+export async function removeTemporaries(path: string): Promise<void> {
+  const start = `${basename(path)}.nsm-`
+  const names = await readdir(dirname(path)).catch(() => [])
+  const left = names.filter((name) => name.startsWith(start) && !isAlive(name.slice(start.length)))
+  for (const name of left) await rm(join(dirname(path), name), { force: true })
+}
+
+function isAlive(pid: string): boolean {
+  if (!/^\d{1,9}$/.test(pid)) return true
+  try {
+    return process.kill(Number(pid), 0)
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'EPERM'
+  }
 }
 
 /** Replaces the object at the path by a new one: beside it, synced, then renamed over it. */
 export async function replaceFile(path: string, object: FileObject): Promise<void> {
   if (object.kind === 'absent') return rm(path, { force: true })
-  const temporary = temporaryOf(path, process.pid)
+  const temporary = temporaryOf(path)
   await rm(temporary, { force: true })
   try {
     if (object.kind === 'symlink') await symlink(object.target, temporary)

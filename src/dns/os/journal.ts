@@ -2,9 +2,11 @@ import { readFile, rm } from 'node:fs/promises'
 import { readPrivateFile, writeFileAtomic } from '../../base/files.ts'
 import type { FileObject } from './file-object.ts'
 
-/** What must be known to take the change of a resolver file back after a crash. Written and synced before the change. */
-export interface Journal {
-  readonly version: 1
+/** What must be known to take a change of the system's resolver back after a crash. Written and synced before the change. */
+export type Journal = FileJournal | LinksJournal | RecordJournal
+
+/** A resolver file that is written over. */
+export interface FileJournal extends Written {
   readonly method: 'file'
   readonly path: string
   /** The path whose bytes are written: links followed when the inode is kept. */
@@ -13,8 +15,33 @@ export interface Journal {
   readonly previous: FileObject
   /** Every text of ours that may be in the file; the newest first. */
   readonly ours: readonly string[]
+}
+
+/** Interfaces whose resolver systemd-resolved was told. */
+export interface LinksJournal extends Written {
+  readonly method: 'resolved'
+  /** Our listener: an interface that has any other is no longer ours. */
+  readonly server: string
+  readonly interfaceNames: readonly string[]
+}
+
+/** A record in the collection of openresolv or of Debian's resolvconf. */
+export interface RecordJournal extends Written {
+  readonly method: 'openresolv' | 'resolvconf'
+  /** The file that is made from the records. */
+  readonly path: string
+  readonly server: string
+}
+
+interface Written {
+  readonly version: 1
   readonly bootId: string
   readonly pid: number
+}
+
+/** What every journal begins with. */
+export async function writtenHere(): Promise<Written> {
+  return { version: 1, bootId: await readBootId(), pid: process.pid }
 }
 
 /** Writes the journal and syncs it. */
@@ -40,18 +67,23 @@ export async function removeJournal(path: string): Promise<void> {
 }
 
 /** Identifies this boot of the machine; '' where the system has no such file. */
-export async function readBootId(): Promise<string> {
+async function readBootId(): Promise<string> {
   const text = await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '')
   return text.trim()
 }
 
 function isJournal(value: unknown): value is Journal {
-  if (!isRecord(value)) return false
-  const { version, method, path, writtenPath, keepsInode, previous, ours, pid } = value
-  const texts = [path, writtenPath].every((text) => typeof text === 'string' && text.startsWith('/'))
-  const list = Array.isArray(ours) && ours.every((text) => typeof text === 'string')
-  const marks = version === 1 && method === 'file' && Number.isInteger(pid) && typeof keepsInode === 'boolean'
-  return marks && texts && list && isFileObject(previous)
+  if (!isRecord(value) || value['version'] !== 1 || !Number.isInteger(value['pid'])) return false
+  const { method, server, path, interfaceNames } = value
+  if (method === 'file') return isFileJournal(value)
+  if (method === 'resolved') return typeof server === 'string' && isTexts(interfaceNames)
+  return (method === 'openresolv' || method === 'resolvconf') && typeof server === 'string' && isPath(path)
+}
+
+function isFileJournal({ path, writtenPath, keepsInode, previous, ours }: Record<string, unknown>): boolean {
+  return (
+    isPath(path) && isPath(writtenPath) && isTexts(ours) && typeof keepsInode === 'boolean' && isFileObject(previous)
+  )
 }
 
 function isFileObject(value: unknown): value is FileObject {
@@ -60,6 +92,14 @@ function isFileObject(value: unknown): value is FileObject {
   if (value['kind'] === 'symlink') return typeof value['target'] === 'string'
   const numbers = [value['mode'], value['uid'], value['gid']].every((number) => typeof number === 'number')
   return value['kind'] === 'file' && numbers && typeof value['contentBase64'] === 'string'
+}
+
+function isPath(value: unknown): boolean {
+  return typeof value === 'string' && value.startsWith('/')
+}
+
+function isTexts(value: unknown): boolean {
+  return Array.isArray(value) && value.every((text) => typeof text === 'string')
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

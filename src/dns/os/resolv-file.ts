@@ -6,15 +6,13 @@ import {
   type FileObject,
   mustKeepInode,
   realPathOf,
-  removeTemporary,
+  removeTemporaries,
   replaceFile,
   sameObject,
   writeInPlace,
 } from './file-object.ts'
-import { type Journal, readBootId, readJournal, removeJournal, writeJournal } from './journal.ts'
-
-/** How a change was taken back: restored, or left because somebody else wrote the file since. */
-export type RestoreResult = 'nothing' | 'restored' | 'left'
+import { type FileJournal, removeJournal, writeJournal, writtenHere } from './journal.ts'
+import type { RestoreResult } from './system-dns.ts'
 
 /** Ours: mode of a resolver file; every program of the machine reads it. */
 const resolvConfMode = 0o644
@@ -26,21 +24,19 @@ const resolvConfMode = 0o644
 export async function writeResolvFile(
   paths: { readonly path: string; readonly journalPath: string },
   text: string,
-  before?: Journal,
-): Promise<Journal> {
+  before?: FileJournal,
+): Promise<FileJournal> {
   const { path, journalPath } = paths
   const writtenPath = before?.writtenPath ?? (await realPathOf(path))
   const keepsInode = before?.keepsInode ?? ((await contentOf(path)) !== undefined && (await mustKeepInode(path)))
-  const journal: Journal = {
-    version: 1,
+  const journal: FileJournal = {
+    ...(await writtenHere()),
     method: 'file',
     path,
     writtenPath,
     keepsInode,
     previous: before?.previous ?? (await captureHost(keepsInode ? writtenPath : path)),
     ours: [text, ...(before?.ours.slice(0, 1) ?? [])],
-    bootId: await readBootId(),
-    pid: process.pid,
   }
   await writeJournal(journalPath, journal)
   try {
@@ -53,7 +49,7 @@ export async function writeResolvFile(
 }
 
 /** Renames over the file; where that cannot be (a mount), notes so and writes in place, links followed. */
-async function write(journal: Journal, text: string, journalPath: string): Promise<Journal> {
+async function write(journal: FileJournal, text: string, journalPath: string): Promise<FileJournal> {
   const content = Buffer.from(text)
   if (journal.keepsInode) {
     await writeInPlace(journal.writtenPath, content)
@@ -63,7 +59,7 @@ async function write(journal: Journal, text: string, journalPath: string): Promi
     await replaceFile(journal.path, fileOf(content))
     return journal
   } catch (error) {
-    if (!hasCode(error, cannotRename)) throw error
+    if (!hasCode(error, cannotRename) || (await contentOf(journal.path)) === undefined) throw error
     const inPlace = { ...journal, keepsInode: true, previous: await captureHost(journal.writtenPath) }
     await writeJournal(journalPath, inPlace)
     return write(inPlace, text, journalPath)
@@ -82,34 +78,25 @@ async function captureHost(path: string): Promise<FileObject> {
 
 const ownNameserver = /^\s*nameserver\s+127\.0\.0\.5[5-9]\s*$/m
 
-/** Takes a change back if the file still holds our bytes; the journal is gone afterwards. */
-export async function restoreResolvFile(journalPath: string, log: Log): Promise<RestoreResult> {
-  const journal = await readJournal(journalPath)
-  if (journal === undefined) return 'nothing'
-  if (journal === 'broken') {
-    log.warn('the journal of the resolver file cannot be read and is dropped', { path: journalPath })
-    await removeJournal(journalPath)
-    return 'left'
-  }
-  await removeTemporary(journal.path, journal.pid)
-  if (await isUntouched(journal)) {
-    await removeJournal(journalPath)
-    return 'nothing'
-  }
+/** Takes a change back if the file still holds our bytes. */
+export async function restoreResolvFile(journal: FileJournal, log: Log): Promise<RestoreResult> {
+  await removeTemporaries(journal.path)
+  if (await isUntouched(journal)) return 'nothing'
   const current = await contentOf(journal.path)
-  const mayRestore = current === undefined || isOurs(current, journal)
-  if (mayRestore) await putBack(journal)
-  else log.warn('the resolver file was changed by another program and is left as it is', { path: journal.path })
-  await removeJournal(journalPath)
-  return mayRestore ? 'restored' : 'left'
+  if (current === undefined || isOurs(current, journal)) {
+    await putBack(journal)
+    return 'restored'
+  }
+  log.warn('the resolver file was changed by another program and is left as it is', { path: journal.path })
+  return 'left'
 }
 
 /** The machine stopped between the journal and the change, or somebody has put the old file back already. */
-async function isUntouched({ path, writtenPath, keepsInode, previous }: Journal): Promise<boolean> {
+async function isUntouched({ path, writtenPath, keepsInode, previous }: FileJournal): Promise<boolean> {
   return sameObject(await captureFile(keepsInode ? writtenPath : path), previous)
 }
 
-async function putBack(journal: Journal): Promise<void> {
+async function putBack(journal: FileJournal): Promise<void> {
   const { previous } = journal
   const current = await contentOf(journal.writtenPath)
   if (!journal.keepsInode || current === undefined || previous.kind === 'absent') {
@@ -119,15 +106,21 @@ async function putBack(journal: Journal): Promise<void> {
   if (previous.kind === 'file') await writeInPlace(journal.writtenPath, Buffer.from(previous.contentBase64, 'base64'))
 }
 
-/** Our bytes, or an in-place write of them that was cut off: nothing yet, or ours before the rest of the old file. */
-export function isOurs(current: Buffer, journal: Journal): boolean {
+/** Our bytes, or an in-place write that was cut off: nothing yet, or the beginning of one known text before the rest of another. */
+function isOurs(current: Buffer, { previous, keepsInode, ours }: FileJournal): boolean {
   const text = current.toString('latin1')
-  const { previous, keepsInode } = journal
+  const texts = ours.map((entry) => Buffer.from(entry).toString('latin1'))
+  if (!keepsInode || text === '') return texts.includes(text) || keepsInode
   const old = previous.kind === 'file' ? Buffer.from(previous.contentBase64, 'base64').toString('latin1') : ''
-  return journal.ours.some((entry) => {
-    const ours = Buffer.from(entry).toString('latin1')
-    return text === ours || (keepsInode && (text === '' || text === ours + old.slice(ours.length)))
-  })
+  const isCut = (a: string, b: string) => isOverlay(text, a, b) || isOverlay(text, b, a)
+  return [old, ...texts].some((known) => texts.some((mine) => isCut(known, mine)))
+}
+
+/** True when the beginning of one text was written over another one. */
+function isOverlay(text: string, over: string, under: string): boolean {
+  let at = 0
+  while (at < text.length && text[at] === over[at]) at++
+  return text.slice(at) === under.slice(at)
 }
 
 function fileOf(content: Buffer): FileObject {

@@ -11,6 +11,7 @@ const reappliesWindowMs = 5_000
 export interface WatchSettings {
   readonly path: string
   readonly log: Log
+  /** True for a text that we made, or that still sends the system to us. */
   readonly isOurs: (text: string) => boolean
   /** True for a text that another nsm wrote: two that answer each other would never end. */
   readonly isAnothers: (text: string) => boolean
@@ -52,7 +53,7 @@ export function watchResolvFile(settings: WatchSettings): ResolvWatch {
     if (reapplied.length <= reappliesMax) return settings.reapply(text)
     leave('another program keeps changing the resolver file; it is left to it')
   }
-  const watcher = openWatch(dirname(path), (name) => {
+  const watcher = watchFolder(dirname(path), (name) => {
     if (name === basename(path))
       exclusively(look).catch((error) => log.warn('resolver file not renewed', { error: `${error}` }))
   })
@@ -67,7 +68,7 @@ export function watchResolvFile(settings: WatchSettings): ResolvWatch {
 }
 
 /** A machine without watches left is no reason to fail: then foreign changes are found at the next change of ours. */
-function openWatch(dir: string, onName: (name: string | null) => void): FSWatcher | undefined {
+export function watchFolder(dir: string, onName: (name: string | null) => void): FSWatcher | undefined {
   try {
     const watcher = watch(dir, { persistent: false }, (_event, name) => onName(name))
     watcher.on('error', () => watcher.close())

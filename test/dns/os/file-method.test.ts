@@ -15,16 +15,16 @@ import {
 } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, test, vi } from 'vitest'
-import { silentLog } from '../../src/base/log.ts'
+import { silentLog } from '../../../src/base/log.ts'
+import { readUpstreams } from '../../../src/dns/os/host-upstreams.ts'
 import {
   installSystemDns,
   readSystemUpstreams,
   repairSystemDns,
   type SystemDnsSettings,
-} from '../../src/dns/os/open.ts'
-import { buildResolvConf, parseResolvConf } from '../../src/dns/os/resolv-conf.ts'
-import { readUpstreams } from '../../src/dns/os/system-dns.ts'
-import { scratchDir } from '../support/scratch.ts'
+} from '../../../src/dns/os/open.ts'
+import { buildResolvConf, parseResolvConf } from '../../../src/dns/os/resolv-conf.ts'
+import { scratchDir } from '../../support/scratch.ts'
 
 const listener = { address: '127.0.0.55', port: 53 }
 const original =
@@ -38,6 +38,7 @@ async function settingsIn(dir: string): Promise<SystemDnsSettings & { readonly j
     journalPath: join(dir, 'state', 'dns.json'),
     listener,
     searchDomains: ['svc.internal'],
+    links: [],
     log: silentLog,
   }
 }
@@ -143,7 +144,7 @@ describe('installSystemDns', () => {
     const system = await installSystemDns(settings)
     expect(parseResolvConf(await readFile(settings.resolvConf, 'utf8')).nameservers).toEqual(['127.0.0.55'])
     expect((await stat(settings.resolvConf)).mode & 0o777).toBe(0o644)
-    await system.update({ searchDomains: ['other.internal'] })
+    await system.update({ searchDomains: ['other.internal'], links: [] })
     expect(await readFile(settings.resolvConf, 'utf8')).toContain('other.internal')
     await system.restore()
     await system.restore()
@@ -210,6 +211,14 @@ describe('installSystemDns', () => {
     ['no JSON', '{'],
     ['another shape', '{"version":1,"path":"relative"}'],
     ['a newer version', '{"version":2}'],
+    ['of a way that is not known', '{"version":1,"method":"delegate","pid":1}'],
+    ['of links without a server', '{"version":1,"method":"resolved","pid":1,"interfaceNames":["nsm0"]}'],
+    [
+      'of links that are no names',
+      '{"version":1,"method":"resolved","pid":1,"server":"127.0.0.55","interfaceNames":[1]}',
+    ],
+    ['of a record without a file', '{"version":1,"method":"openresolv","pid":1,"server":"127.0.0.55","path":"here"}'],
+    ['of nobody', '{"version":1,"method":"resolved","server":"127.0.0.55","interfaceNames":[]}'],
   ])('drops a journal that is %s and touches nothing', async (_what, text) => {
     const settings = await settingsIn(await scratchDir())
     await writeFile(settings.resolvConf, original)
@@ -258,7 +267,7 @@ describe('installSystemDns', () => {
     const journal = await readFile(settings.journalPath)
     await system.restore()
     await writeFile(settings.journalPath, journal, { mode: 0o600 })
-    await writeFile(`${settings.resolvConf}.nsm-${process.pid}`, 'half a fi')
+    await writeFile(`${settings.resolvConf}.nsm-999999999`, 'half a fi')
     const warn = vi.fn()
     const log = { ...silentLog, warn }
     expect(await repairSystemDns({ journalPath: settings.journalPath, log })).toBe('nothing')
@@ -301,6 +310,17 @@ describe('installSystemDns', () => {
     const settings = await settingsIn(await scratchDir())
     const attempt = installSystemDns({ ...settings, listener: { address: '127.0.0.1', port: 5353 } })
     await expect(attempt).rejects.toMatchObject({ code: 'USAGE' })
+  })
+
+  test('refuses a directory, and nothing of it is read', async () => {
+    const settings = await settingsIn(await scratchDir())
+    await mkdir(settings.resolvConf)
+    await writeFile(join(settings.resolvConf, 'file'), 'nameserver 192.0.2.1\n')
+    expect(await readSystemUpstreams(settings.resolvConf)).toEqual({ upstreams: [], searchDomains: [] })
+    const error = { code: 'CONFLICT', message: expect.stringContaining('is a directory') }
+    await expect(installSystemDns(settings)).rejects.toMatchObject(error)
+    expect(await readdir(settings.resolvConf)).toEqual(['file'])
+    expect(await picture(settings.journalPath)).toBe('absent')
   })
 
   test.skipIf(process.getuid?.() === 0)(

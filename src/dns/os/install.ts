@@ -1,0 +1,28 @@
+import { chooseMethod } from './choose-method.ts'
+import { installFile } from './file-method.ts'
+import { probeDns } from './probe-dns.ts'
+import { repairOnLinux } from './repair.ts'
+import { installRecord } from './resolvconf-method.ts'
+import { installResolved } from './resolved-method.ts'
+import { type Run, runProgram } from './run-program.ts'
+import type { SystemDns, SystemDnsSettings } from './system-dns.ts'
+
+export { repairOnLinux }
+
+/**
+ * Makes the system ask us, by the setting that goes away soonest by itself; journal first. Where that fails the resolver
+ * file is taken, which every system has. Throws `PERMISSION`, or `CONFLICT` with another nsm.
+ */
+export async function installOnLinux(settings: SystemDnsSettings, run: Run = runProgram): Promise<SystemDns> {
+  const { log, resolvConf, links } = settings
+  await repairOnLinux(settings, run)
+  const method = chooseMethod(await probeDns(resolvConf, links.length > 0, run))
+  log.debug('way to set the system resolver chosen', { method })
+  if (method === 'file') return installFile(settings)
+  try {
+    return await (method === 'resolved' ? installResolved(settings, run) : installRecord(settings, method, run))
+  } catch (error) {
+    log.warn('this way to set the system resolver failed, the resolver file is taken', { method, error: `${error}` })
+    return installFile(settings)
+  }
+}
