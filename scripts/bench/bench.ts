@@ -3,13 +3,24 @@ import { errorText } from '../../src/ui/error-text.ts'
 import { whyNoLab } from '../demo/lab.ts'
 import { keepsLimit } from './figures.ts'
 import { machineFacts } from './machine.ts'
+import { writePerformance } from './performance.ts'
 import type { BenchSection } from './section.ts'
 
-/** `npm run bench [tunnel|dns|connect|control ...] [--json] [--runs N]`: a table, then one JSON document. */
-const sections: Readonly<Record<string, (options: { readonly runs: number }) => Promise<BenchSection>>> = {
+/**
+ * `npm run bench [tunnel|dns|connect|heal|start|control ...] [--json] [--runs N] [--only TEXT] [--docs]`: a table, then one JSON document. With
+ * `--only` the section `control` measures just what has the text in its name; with `--docs` the section `tunnel` writes docs/performance.md.
+ */
+interface Options {
+  readonly runs: number
+  readonly only: string
+}
+
+const sections: Readonly<Record<string, (options: Options) => Promise<BenchSection>>> = {
   tunnel: async (options) => (await import('./tunnel.ts')).benchTunnel(options),
   dns: async (options) => (await import('./dns.ts')).benchDns(options),
   connect: async (options) => (await import('./connect.ts')).benchConnect(options),
+  heal: async (options) => (await import('./heal.ts')).benchHeal(options),
+  start: async (options) => (await import('./start.ts')).benchStart(options),
   control: async (options) => (await import('./control.ts')).benchControl(options),
 }
 
@@ -17,6 +28,8 @@ const args = process.argv.slice(2)
 const json = args.includes('--json')
 const runsAt = args.indexOf('--runs')
 const runs = runsAt < 0 ? 5 : Math.max(1, Number(args[runsAt + 1]) || 5)
+const onlyAt = args.indexOf('--only')
+const only = onlyAt < 0 ? '' : (args[onlyAt + 1] ?? '')
 const named = args.filter((arg) => Object.hasOwn(sections, arg))
 const refused = await whyNoLab()
 if (refused) {
@@ -28,7 +41,7 @@ const before = machineFacts()
 const results: BenchSection[] = []
 for (const name of named.length > 0 ? named : Object.keys(sections)) {
   process.stderr.write(`measuring ${name} ...\n`)
-  const result = await sections[name]?.({ runs }).catch(failedSection(name))
+  const result = await sections[name]?.({ runs, only }).catch(failedSection(name))
   if (result) results.push(result)
 }
 const report = {
@@ -37,6 +50,9 @@ const report = {
   loadAverageAfter: machineFacts().loadAverage,
   sections: results,
 }
+const tunnel = results.find(({ name, rows }) => name === 'tunnel' && rows.length > 0)
+if (tunnel && args.includes('--docs'))
+  await writePerformance(tunnel, { ...report, day: new Date().toISOString().slice(0, 10) })
 if (!json) process.stdout.write(`${tableText()}\n\n`)
 process.stdout.write(`${JSON.stringify(report, undefined, 2)}\n`)
 process.exit(results.every(({ rows }) => rows.length > 0 && rows.every(keepsLimit)) ? 0 : 1)

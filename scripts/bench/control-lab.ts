@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -21,8 +21,10 @@ export interface ControlLab {
   readonly endpoint: Subject
   /** The Go manager, with everything a request through it makes work. */
   readonly path: Subject
-  /** Runs one load; rejects when the program fails. */
-  load(flags: Readonly<Record<string, string | number>>): Promise<LoadResult>
+  /** Another server of ours, that nobody has called yet. */
+  fresh(): Promise<Subject>
+  /** Runs one load on a server; rejects when the program fails. */
+  load(on: Subject, flags: Readonly<Record<string, string | number>>): Promise<LoadResult>
   /** Workload APIs of further members. */
   readonly memberSockets: readonly string[]
   close(): Promise<void>
@@ -39,8 +41,13 @@ export interface LoadResult {
   readonly p99Ms: number
 }
 
+/** Service and endpoint of each server of ours. */
+export const ourService = { service: 'bench', endpoint: 'bench-1' }
+
 /** Ours: an identity may have 64 connections, so 1,000 members need a few. */
 const memberIdentities = 20
+/** As in bin/nsm, which also sets MALLOC_ARENA_MAX. */
+const nodeFlags = ['--max-semi-space-size=2', '--v8-pool-size=1']
 /** Of an endpoint of NSM: wide enough for two addresses of each caller. */
 const goPrefix = '172.16.0.0/16'
 
@@ -68,7 +75,7 @@ async function start(
   const members = Array.from({ length: memberIdentities }, (_, i) => `member${i}`)
   const names = ['registry', 'nsmgr', 'forwarder', 'icmp', 'ours', 'client', ...members].join()
   const launch = async (command: string, args: readonly string[], socket?: string) => {
-    const environment = socket === undefined ? {} : { SPIFFE_ENDPOINT_SOCKET: socket }
+    const environment = { MALLOC_ARENA_MAX: '1', ...(socket !== undefined && { SPIFFE_ENDPOINT_SOCKET: socket }) }
     const child = spawn(command, [...args], { stdio: ['pipe', 'pipe', 'ignore'], env: environment })
     children.push(child)
     await ready(child, args[0] ?? command)
@@ -80,24 +87,39 @@ async function start(
     return { url, pids: [pid] }
   }
   await launch(program, ['workloadapi', `-dir=${dir}`, `-names=${names}`])
-  const port = await freePort()
-  const subject = join(import.meta.dirname, 'control-subject.ts')
-  const own = await launch(process.execPath, [...process.execArgv, subject, String(port), socketOf('ours'), dir])
+  const ours = async (name: string) => {
+    const port = await freePort()
+    const folder = join(dir, name)
+    await mkdir(folder)
+    const program = join(import.meta.dirname, 'control-subject.ts')
+    const pid = await launch(process.execPath, [...nodeFlags, program, String(port), socketOf('ours'), folder])
+    return { url: `tcp://127.0.0.1:${port}`, pids: [pid] }
+  }
+  const loaded = await ours('loaded')
   const registry = await go('registry', [])
   const manager = await go('nsmgr', [`-registry=${registry.url}`])
   const forwarder = await go('forwarder', [`-manager=${manager.url}`])
   const endpoint = await go('icmp', [`-register=${manager.url}`, `-prefixes=${goPrefix}`])
   return {
-    ours: { url: `tcp://127.0.0.1:${port}`, pids: [own] },
+    ours: loaded,
+    fresh: () => ours('fresh'),
     registry,
     endpoint,
     path: { url: manager.url, pids: [registry, manager, forwarder, endpoint].flatMap(({ pids }) => pids) },
     memberSockets: members.map(socketOf),
-    async load(flags) {
-      const lines = await runGo({ path: program, role: 'load', socket: socketOf('client'), flags })
+    async load({ url, pids }, flags) {
+      const all = { ...flags, to: url, pids: pids.join() }
+      const lines = await runGo({ path: program, role: 'load', socket: socketOf('client'), flags: all })
       return readResult(lines[0] ?? '{}')
     },
   }
+}
+
+/** A note for calls that failed; none when all is well. */
+export function failures(label: string, results: readonly LoadResult[]): string[] {
+  const failed = results.reduce((sum, { errors }) => sum + errors, 0)
+  const first = results.find(({ firstError }) => firstError !== null)?.firstError
+  return failed === 0 ? [] : [`${label}: ${failed} calls failed, first: ${first}`]
 }
 
 function readResult(line: string): LoadResult {

@@ -4,10 +4,9 @@ import { systemClock } from '../../src/base/clock.ts'
 import { createLog } from '../../src/base/log.ts'
 import { openEndpointStore } from '../../src/endpoint/store.ts'
 import { createVl3, type Vl3 } from '../../src/endpoint/vl3.ts'
-import { signToken } from '../../src/identity/token.ts'
 import { openChannel } from '../../src/nsm/channel.ts'
 import { NetworkServiceEndpointSchema, NetworkServiceSchema } from '../../src/nsm/generated/registry_pb.js'
-import { tokenLifetimeMs } from '../../src/nsm/peer.ts'
+import { createOwnTokens } from '../../src/nsm/own-tokens.ts'
 import { startNsmServer } from '../../src/nsm/server.ts'
 import { openWorkloadApi } from '../../src/nsm/workload-api.ts'
 import { createManager } from '../../src/registry/manager.ts'
@@ -52,10 +51,7 @@ function openVl3(): Promise<Vl3> {
     listenAddress: '127.0.0.1',
     listenPort: 0,
     reachableAt: () => '127.0.0.1',
-    ownToken: (audience) => {
-      const expiresMs = clock.wallMs() + tokenLifetimeMs
-      return { token: signToken({ svid: source.current().svid, audience, expiresMs }), expiresMs }
-    },
+    ownToken: createOwnTokens({ svid: () => source.current().svid, clock }),
     store: openEndpointStore(join(folder, 'endpoint.db')),
   })
 }

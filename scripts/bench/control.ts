@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { buildGoPeers } from '../../test/interop/go-peers.ts'
-import { type ControlLab, type LoadResult, openControlLab, type Subject } from './control-lab.ts'
-import { median, row, targetRow } from './figures.ts'
+import { type ControlLab, failures, type LoadResult, openControlLab, ourService, type Subject } from './control-lab.ts'
+import { measureMembers } from './control-members.ts'
+import { median, row } from './figures.ts'
 import { withStolen } from './machine.ts'
 import type { BenchRow, BenchSection } from './section.ts'
 
@@ -23,7 +24,6 @@ interface Case {
   readonly cpuMax?: number
 }
 
-const ourService = { service: 'bench', endpoint: 'bench-1' }
 const direct = { peerOf: ({ endpoint }: ControlLab) => endpoint, peerFlags: { service: 'icmp', endpoint: 'icmp-1' } }
 const registered = { peerOf: ({ registry }: ControlLab) => registry }
 
@@ -63,7 +63,11 @@ const cases: readonly Case[] = [
 ]
 
 /** Rate, p99 latency and CPU per call of our registry, manager and endpoint beside NSM's own programs, on loopback. */
-export async function benchControl(options: { readonly runs: number }): Promise<BenchSection> {
+export async function benchControl(options: {
+  readonly runs: number
+  /** Part of the names of what is measured; empty for all. */
+  readonly only: string
+}): Promise<BenchSection> {
   const peers = await buildGoPeers()
   if (peers.path === undefined)
     return { name: 'control', rows: [], versions: {}, notes: [`not measured: ${peers.why}`] }
@@ -71,14 +75,14 @@ export async function benchControl(options: { readonly runs: number }): Promise<
   try {
     const rows: BenchRow[] = []
     const notes = [...about]
-    for (const one of cases) {
+    for (const one of cases.filter(({ label }) => label.includes(options.only))) {
       for (const callers of callerCounts) {
         const measured = await measure(lab, { one, callers, rounds: Math.min(options.runs, roundsMax) })
         rows.push(...measured.rows)
         notes.push(...measured.notes)
       }
     }
-    const members = await measureMembers(lab)
+    const members = 'members'.includes(options.only) ? await measureMembers(lab) : { rows: [], notes: [] }
     return {
       name: 'control',
       rows: [...rows, ...members.rows],
@@ -105,8 +109,8 @@ async function measure(
     for (let round = 0; round < rounds; round++) {
       const run = `r${round}c${callers}`
       const flags = { ...one.flags, callers, run }
-      ours.push(await loadOn(lab, lab.ours, { ...(one.peerFlags && ourService), ...flags }))
-      theirs.push(await loadOn(lab, one.peerOf(lab), { ...one.peerFlags, ...flags }))
+      ours.push(await lab.load(lab.ours, { ...(one.peerFlags && ourService), ...flags }))
+      theirs.push(await lab.load(one.peerOf(lab), { ...one.peerFlags, ...flags }))
     }
   })
   const label = (what: string) => `${one.label}, ${callers} ${callers === 1 ? 'caller' : 'callers'}: ${what}`
@@ -130,45 +134,6 @@ async function measure(
       ...failures(`${one.label}, ${callers}, peer`, theirs),
     ],
   }
-}
-
-function loadOn(lab: ControlLab, subject: Subject, flags: Readonly<Record<string, string | number>>) {
-  return lab.load({ ...flags, to: subject.url, pids: subject.pids.join() })
-}
-
-/** Members that are connected, each refreshing as our client and NSM's do: after 0.2 of a token's 10 minutes. */
-const membersCount = 1_000
-const refreshSeconds = 120
-const membersWindowSeconds = 24
-/** The promise: share of one core for all their refreshes. */
-const membersCoreShare = 0.1
-
-async function measureMembers(
-  lab: ControlLab,
-): Promise<{ readonly rows: readonly BenchRow[]; readonly notes: readonly string[] }> {
-  const flags = { ...ourService, operation: 'refresh', callers: membersCount, sockets: lab.memberSockets.join() }
-  const times = { every: `${refreshSeconds}s`, window: `${membersWindowSeconds}s` }
-  const result = await loadOn(lab, lab.ours, { ...flags, ...times })
-  return {
-    rows: [
-      targetRow({
-        label: `${membersCount} members connected, their refreshes: share of one core`,
-        ours: (result.cpuSeconds / result.seconds) * 100,
-        target: membersCoreShare * 100,
-        unit: '%',
-      }),
-    ],
-    notes: [
-      `members: ${result.calls} refreshes in ${result.seconds.toFixed(0)} s, p99 ${result.p99Ms} ms`,
-      ...failures('members', [result]),
-    ],
-  }
-}
-
-function failures(label: string, results: readonly LoadResult[]): string[] {
-  const failed = results.reduce((sum, { errors }) => sum + errors, 0)
-  const first = results.find(({ firstError }) => firstError !== null)?.firstError
-  return failed === 0 ? [] : [`${label}: ${failed} calls failed, first: ${first}`]
 }
 
 async function versions(): Promise<Record<string, string>> {

@@ -38,19 +38,21 @@ export async function withStolen<T>(
   return { value, stolenShare: total === 0 ? 0 : (after.stolen - before.stolen) / total }
 }
 
-/** Keeps the runs that were left alone, or all when none was; counts those left out. */
+/** Keeps the runs that were left alone, or all when none was; counts those left out, gives the largest stolen share. */
 export async function cleanRuns<T>(
   runs: number,
   act: () => Promise<T>,
-): Promise<{ readonly values: readonly T[]; readonly leftOut: number }> {
+): Promise<{ readonly values: readonly T[]; readonly leftOut: number; readonly stolenShare: number }> {
   const kept: T[] = []
   const all: T[] = []
+  let largest = 0
   for (let run = 0; run < runs; run++) {
     const { value, stolenShare } = await withStolen(act)
     all.push(value)
+    largest = Math.max(largest, stolenShare)
     if (stolenShare <= stolenShareMax) kept.push(value)
   }
-  return { values: kept.length > 0 ? kept : all, leftOut: runs - kept.length }
+  return { values: kept.length > 0 ? kept : all, leftOut: runs - kept.length, stolenShare: largest }
 }
 
 function processorTimes(): { readonly total: number; readonly stolen: number } {

@@ -6,13 +6,16 @@ import type { Wake } from './tun/linux-wake.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
 import type { EngineKind, PeerSettings } from './wireguard/engine.ts'
 
+/** The engine's own cipher, or its loops made for 256-bit vectors. */
+export type Cipher = 'plain' | 'wide'
+
 /** What the packet worker's thread boots with, before anybody knows what for. */
 export interface WorkerBoot {
   readonly module: WebAssembly.Module
   readonly wakeFd: number
   readonly port: MessagePort
-  /** False when the engine was tested in this process before. */
-  readonly selfTest: boolean
+  /** Which cipher an earlier worker of this process found right; undefined when none has looked. */
+  readonly cipher: Cipher | undefined
 }
 
 /** The first message: what for. Descriptors belong to the process, so their numbers are enough. */
@@ -43,7 +46,7 @@ export interface NumberedRequest {
 
 /** What the packet worker says. */
 export type WorkerMessage =
-  | { readonly kind: 'ready' }
+  | { readonly kind: 'ready'; readonly cipher: Cipher }
   | { readonly kind: 'answer'; readonly id: number; readonly stats?: TunnelStats; readonly error?: ErrorData }
   | { readonly kind: 'local'; readonly packet: Uint8Array }
   | { readonly kind: 'failed'; readonly error: ErrorData }
@@ -78,16 +81,17 @@ export class WorkerControl {
   /** Resolves when the worker ended although nobody closed it. */
   readonly failed: Promise<NsmError>
   /** Resolves when packets can flow; rejects when the worker could not start. */
-  readonly ready: Promise<void>
+  readonly ready: Promise<Cipher>
   /** Takes raw IP packets to a hub's own services. */
   onLocal: ((packet: Uint8Array) => void) | undefined
   readonly #parts: ControlParts
   readonly #waiting = new Map<number, Waiting>()
-  readonly #ready = Promise.withResolvers<void>()
+  readonly #ready = Promise.withResolvers<Cipher>()
   readonly #failed = Promise.withResolvers<NsmError>()
   readonly #ended = Promise.withResolvers<void>()
   #nextId = 1
   #closing = false
+  #wakes = false
   #failure: NsmError | undefined
 
   constructor(parts: ControlParts) {
@@ -176,12 +180,22 @@ export class WorkerControl {
     const id = this.#nextId++
     const numbered: NumberedRequest = { id, request }
     this.#parts.port.postMessage(numbered)
-    this.#parts.wake.wake()
+    this.#wakeOnce()
     return id
   }
 
+  /** Requests of one turn of the event loop share a wake: with the switch of threads it costs more than they do. */
+  #wakeOnce(): void {
+    if (this.#wakes) return
+    this.#wakes = true
+    setImmediate(() => {
+      this.#wakes = false
+      this.#parts.wake.wake()
+    })
+  }
+
   #receive(message: WorkerMessage): void {
-    if (message.kind === 'ready') this.#ready.resolve()
+    if (message.kind === 'ready') this.#ready.resolve(message.cipher)
     else if (message.kind === 'local') this.onLocal?.(message.packet)
     else if (message.kind === 'failed') this.#failure = errorFromData(message.error)
     else this.#answer(message)

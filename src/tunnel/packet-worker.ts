@@ -1,6 +1,6 @@
 import { MessageChannel } from 'node:worker_threads'
 import { systemClock } from '../base/clock.ts'
-import { type WorkerBoot, WorkerControl, type WorkerStart } from './control.ts'
+import { type Cipher, type WorkerBoot, WorkerControl, type WorkerStart } from './control.ts'
 import { startWorkerThread } from './sys/native.ts'
 import { loadPlatform } from './tun/open.ts'
 import { loadEngineModule } from './wireguard/engine.ts'
@@ -36,7 +36,7 @@ export async function startPacketWorker(settings: PacketWorkerSettings, signal?:
     signal?.throwIfAborted()
     // A copy of its own: what shares memory with it, as in a pooled Buffer, would cross as well.
     await control.start({ ...start, privateKey: Uint8Array.from(settings.privateKey) }, signal)
-    tested = true
+    cipher = await control.ready
   } catch (error) {
     await close()
     throw error
@@ -56,7 +56,7 @@ async function bootWorker(): Promise<PacketWorker> {
   const compiled = await module
   const wake = platform.openWake()
   const { port1, port2 } = new MessageChannel()
-  const boot: WorkerBoot = { module: compiled, wakeFd: wake.fd, port: port2, selfTest: !tested }
+  const boot: WorkerBoot = { module: compiled, wakeFd: wake.fd, port: port2, cipher }
   const worker = startWorkerThread({ name: 'packets', workerData: boot, transferList: [port2], resourceLimits })
   const control = new WorkerControl({ worker, port: port1, wake, clock: systemClock })
   worker.unref()
@@ -75,8 +75,8 @@ let spare: Promise<PacketWorker> | undefined
 /** Compiled once per process; every worker shares the machine code. */
 let module: Promise<WebAssembly.Module> | undefined
 
-/** A worker of this process has found the engine's answers right. */
-let tested = false
+/** What a worker of this process has found right. */
+let cipher: Cipher | undefined
 
 /** Ours: the loop makes almost no garbage; packets are in the engine's memory, which these limits do not count. */
 const resourceLimits = { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 2, stackSizeMb: 2 }

@@ -21,6 +21,8 @@ export class LinuxUdpSocket implements UdpSocket {
   /** Waits for room that are left to this burst. */
   #waitsLeft = 0
   #received = 0
+  #receivedSegments = 0
+  #receiveCalls = 0
   #sent = 0
   #sentSegments = 0
   #calls = 0
@@ -53,10 +55,12 @@ export class LinuxUdpSocket implements UdpSocket {
       const segmentBytes = this.#in.receivedSegmentBytes(i)
       u32[at + word.bytes] = bytes
       u32[at + word.segmentBytes] = segmentBytes < bytes ? segmentBytes : 0
+      this.#receivedSegments += segmentsIn(u32, at)
       u32[at + word.sockaddrBytes] = this.#in.nameBytes(i)
       unmapIpv4(u32, at)
     }
     this.#received += count
+    if (count > 0) this.#receiveCalls++
     return count
   }
 
@@ -70,6 +74,8 @@ export class LinuxUdpSocket implements UdpSocket {
   counters(): UdpCounters {
     return {
       udpReceivedMessages: this.#received,
+      udpReceivedSegments: this.#receivedSegments,
+      udpReceiveCalls: this.#receiveCalls,
       udpSentMessages: this.#sent,
       udpSentSegments: this.#sentSegments,
       udpSendCalls: this.#calls,
@@ -109,8 +115,7 @@ export class LinuxUdpSocket implements UdpSocket {
   #countSent(at: number): void {
     const { u32 } = this.#memory
     this.#sent++
-    const segmentBytes = u32[at + word.segmentBytes] ?? 0
-    this.#sentSegments += segmentBytes === 0 ? 1 : Math.ceil((u32[at + word.bytes] ?? 0) / segmentBytes)
+    this.#sentSegments += segmentsIn(u32, at)
   }
 
   /**
@@ -164,6 +169,12 @@ export class LinuxUdpSocket implements UdpSocket {
       this.#libc.poll(this.#poll.address, 1, fullWaitMs)
     }
   }
+}
+
+/** Datagrams of one message. */
+function segmentsIn(u32: Uint32Array, at: number): number {
+  const segmentBytes = u32[at + word.segmentBytes] ?? 0
+  return segmentBytes === 0 ? 1 : Math.ceil((u32[at + word.bytes] ?? 0) / segmentBytes)
 }
 
 function isSegmented(u32: Uint32Array, at: number): boolean {

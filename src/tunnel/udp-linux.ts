@@ -3,6 +3,7 @@ import { AF_INET, AF_INET6, sockaddrMaxBytes } from './sys/address-family.ts'
 import { errno, errnoName, systemError } from './sys/errno.ts'
 import { libc } from './sys/libc.ts'
 import { allocateNative, type NativeBuffer } from './sys/native-buffer.ts'
+import { tableNumber } from './tun/host-network.ts'
 import { readSockaddr, writeSockaddr } from './wireguard/sockaddr.ts'
 
 /** An open, bound UDP socket. */
@@ -22,6 +23,8 @@ export function openUdp(listen: { readonly address: string; readonly port: numbe
     const forced = setNumber(fd, { level: SOL_SOCKET, option: direction.force }, buffer, socketBufferBytes)
     if (!forced) setNumber(fd, { level: SOL_SOCKET, option: direction.plain }, buffer, socketBufferBytes)
   }
+  // Without the right to mark there are no tunnel routes of ours to keep away from either.
+  setNumber(fd, { level: SOL_SOCKET, option: SO_MARK }, buffer, tableNumber)
   return { fd, port: boundPort(fd, buffer), close: () => void libc().close(fd) }
 }
 
@@ -78,6 +81,7 @@ const SOCK_DGRAM = 2
 const SOCK_NONBLOCK = 0o4000
 const SOCK_CLOEXEC = 0o2000000
 const SOL_SOCKET = 1
+const SO_MARK = 36
 const SOL_UDP = 17
 const UDP_GRO = 104
 const IPPROTO_IPV6 = 41

@@ -46,6 +46,8 @@ export class MemoryUdpSocket implements UdpSocket {
   readonly #carry: (message: MemoryMessage) => boolean
   readonly #waiting: MemoryMessage[] = []
   #received = 0
+  #receivedSegments = 0
+  #receiveCalls = 0
   #sent = 0
   #sentSegments = 0
   #errors = 0
@@ -76,6 +78,8 @@ export class MemoryUdpSocket implements UdpSocket {
       writeSockaddr(sockaddrAt(u8, at), parseName(message.from))
     }
     this.#received += messages.length
+    this.#receivedSegments += messages.reduce((sum, message) => sum + segmentsOf(message), 0)
+    if (messages.length > 0) this.#receiveCalls++
     return messages.length
   }
 
@@ -97,6 +101,8 @@ export class MemoryUdpSocket implements UdpSocket {
   counters(): UdpCounters {
     return {
       udpReceivedMessages: this.#received,
+      udpReceivedSegments: this.#receivedSegments,
+      udpReceiveCalls: this.#receiveCalls,
       udpSentMessages: this.#sent,
       udpSentSegments: this.#sentSegments,
       udpSendCalls: this.#sent,

@@ -13,6 +13,9 @@ export interface UdpSocket {
 /** Messages are system messages; segments are the datagrams in them. */
 export interface UdpCounters {
   readonly udpReceivedMessages: number
+  readonly udpReceivedSegments: number
+  /** Calls that brought something. */
+  readonly udpReceiveCalls: number
   readonly udpSentMessages: number
   readonly udpSentSegments: number
   readonly udpSendCalls: number

@@ -80,15 +80,15 @@ describe.skipIf(reason)(`host network in a namespace${reason ? `: skipped, ${rea
       '[#] ip link set nsm0 up mtu 1420',
       '[#] ip address add 10.64.0.2/32 dev nsm0',
       '[#] ip address add fd64::2/128 dev nsm0',
-      '[#] ip route add 10.64.0.0/16 dev nsm0',
-      '[#] ip route add fd64::/64 dev nsm0',
+      '[#] ip route add 10.64.0.0/16 dev nsm0 table 28275',
+      '[#] ip route add fd64::/64 dev nsm0 table 28275',
     ])
     expect(await routeTo('10.64.7.7')).toEqual({ interfaceName: 'nsm0', sourceAddress: '10.64.0.2', mtuBytes: 1_420 })
     expect(await routeTo('fd64::7')).toEqual({ interfaceName: 'nsm0', sourceAddress: 'fd64::2', mtuBytes: 1_420 })
     await undo()
     await undo()
     expect(await inside(namespace, 'ip', '-o', 'address', 'show', 'dev', 'nsm0')).toBe('')
-    expect(await inside(namespace, 'ip', 'route', 'show', 'dev', 'nsm0')).toBe('')
+    expect(await inside(namespace, 'ip', '-4', 'route', 'show', 'table', 'all', 'dev', 'nsm0')).toBe('')
   })
 
   test('the undo after the interface is gone is fine', async () => {
@@ -115,11 +115,13 @@ describe.skipIf(reason)(`host network in a namespace${reason ? `: skipped, ${rea
 
   test('a change the kernel refuses is an error and what was done before it is taken back', async () => {
     open('nsm0')
-    await sh('ip', 'route', 'add', 'unreachable', '10.71.0.0/16')
+    const index = /^(\d+):/.exec(await inside(namespace, 'ip', '-o', 'link', 'show', 'dev', 'nsm0'))?.[1] ?? ''
+    const taken = ['unreachable', '10.71.0.0/16', 'table', '28275', 'metric', index]
+    await sh('ip', 'route', 'add', ...taken)
     const bad = configureInterface({ ...settings, routes: ['10.64.0.0/16', '10.71.0.0/16'] }, silentLog)
     await expect(bad).rejects.toMatchObject({ code: 'CONFLICT', message: expect.stringContaining('10.71.0.0/16') })
-    expect(await inside(namespace, 'ip', 'route', 'show', 'dev', 'nsm0')).toBe('')
-    await sh('ip', 'route', 'del', 'unreachable', '10.71.0.0/16')
+    expect(await inside(namespace, 'ip', '-4', 'route', 'show', 'table', 'all', 'dev', 'nsm0')).toBe('')
+    await sh('ip', 'route', 'del', ...taken)
   })
 
   test('removeInterface removes one that is there and accepts one that is not', async () => {

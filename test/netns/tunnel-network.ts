@@ -68,11 +68,11 @@ export class Program {
   #waiting: ((answer: Answer) => void) | undefined
   log = ''
 
-  constructor(namespace: string, config: Partial<ProgramConfig>) {
+  constructor(namespace: string, config: Partial<ProgramConfig>, environment: NodeJS.ProcessEnv = process.env) {
     const whole = { ...defaults, ...config }
     const program = join(import.meta.dirname, 'tunnel-program.ts')
     const args = ['netns', 'exec', namespace, process.execPath, program, JSON.stringify(whole)]
-    this.child = spawn('ip', args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    this.child = spawn('ip', args, { stdio: ['pipe', 'pipe', 'pipe'], env: environment })
     this.child.stderr?.on('data', (data) => {
       this.log += String(data)
     })

@@ -1,3 +1,4 @@
+import { flushCompileCache } from 'node:module'
 import { createInterface } from 'node:readline'
 import { createLog } from '../../src/base/log.ts'
 import { openHub } from '../../src/tunnel/hub.ts'
@@ -60,7 +61,8 @@ async function startMember(): Promise<Side> {
   const tunnel = await openTunnel({ ...common, interfaceName, mtuBytes, peers, singlePackets })
   await configureInterface({ interfaceName, addresses, routes, mtuBytes }, log)
   const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(10_000))
-  return { ...tunnel, handshake }
+  const { listenPort, failed } = tunnel
+  return { listenPort, failed, stats: () => tunnel.stats(), close: () => tunnel.close(), handshake }
 }
 
 /** Sends an IPv4 UDP packet back: addresses and ports change sides, so no checksum changes. */
@@ -85,6 +87,8 @@ try {
   const side = await (config.role === 'hub' ? startHub() : startMember())
   void side.failed.then((error) => write({ failed: { code: error.code, message: error.message } }))
   write({ ready: { listenPort: side.listenPort } })
+  // It is killed more often than it ends, and only an end would write the cache.
+  flushCompileCache()
   const lines = createInterface({ input: process.stdin })
   for await (const line of lines) {
     write(await answer(side, line))

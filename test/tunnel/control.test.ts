@@ -31,11 +31,15 @@ const obedient = `${prelude} say({ kind: 'ready' }); port.on('message', ({ id, r
   if (request.kind === 'close') port.close() })`
 
 describe('WorkerControl', () => {
-  test('an answer reaches the request with its number, and each request wakes the thread', async () => {
+  test('an answer reaches the request with its number, and requests of one turn of the event loop share a wake', async () => {
     const { control, wakes } = start(obedient)
     await control.ready
     const answers = await Promise.all([control.ask({ kind: 'stats' }), control.ask({ kind: 'stats' })])
     expect(answers.map((stats) => stats?.counters['seen'])).toEqual([1, 2])
+    await new Promise(setImmediate)
+    expect(wakes.count).toBe(1)
+    await control.ask({ kind: 'stats' })
+    await new Promise(setImmediate)
     expect(wakes.count).toBe(2)
     await control.close()
   })

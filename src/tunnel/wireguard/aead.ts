@@ -1,5 +1,5 @@
 import { controlAt, readLayout } from './engine-layout.ts'
-import { instantiate } from './instance.ts'
+import { type EngineCode, instantiate } from './instance.ts'
 import { generatePrivateKey, keyBytes } from './keys.ts'
 
 /** One ChaCha20-Poly1305 message [RFC 8439 2.8]; text up to 65,535 bytes, additional data up to 4,000. */
@@ -22,8 +22,8 @@ export interface Aead {
 const tagBytes = 16
 
 /** Starts an instance of the engine for its cipher alone. */
-export function createAead(module: WebAssembly.Module): Aead {
-  const exports = instantiate(module, { sinceFirstMs: 0 })
+export function createAead(code: EngineCode): Aead {
+  const exports = instantiate(code, { sinceFirstMs: 0 })
   const u8 = new Uint8Array(exports.memory.buffer)
   const keySpace = exports.key_space()
   u8.set(generatePrivateKey(), keySpace)

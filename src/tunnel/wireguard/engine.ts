@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readPart } from '../../base/parts.ts'
 import {
   type Descriptors,
   type EngineLayout,
@@ -81,6 +81,8 @@ export interface WireGuardEngine {
 
 /** How to make an engine; `peersMax` is 4,096 unless given, 65,536 at most. */
 export interface EngineSettings {
+  /** Tested loops of the cipher to use in place of the engine's own. */
+  readonly wideCipher?: WebAssembly.Module | undefined
   readonly kind: EngineKind
   readonly privateKey: Uint8Array
   readonly peersMax?: number
@@ -91,15 +93,15 @@ const defaultPeersMax = 4_096
 /** Largest IP packet [RFC 791 3.1]. */
 const packetBytesMax = 65_535
 
-/** Compiles the engine from engine.wasm beside this file. */
+/** Compiles the engine from engine.wasm, beside this file or in the one-file executable. */
 export async function loadEngineModule(): Promise<WebAssembly.Module> {
-  return WebAssembly.compile(await readFile(new URL('./engine.wasm', import.meta.url)))
+  return WebAssembly.compile(readPart('engine.wasm', new URL('./engine.wasm', import.meta.url)))
 }
 
 /** Starts a device; throws `USAGE` for a bad key and `BUG` when the module fails. */
 export function createEngine(module: WebAssembly.Module, settings: EngineSettings): WireGuardEngine {
   const time: EngineTime = { sinceFirstMs: 0 }
-  const exports = instantiate(module, time)
+  const exports = instantiate({ module, wideCipher: settings.wideCipher }, time)
   const layout = start(exports, settings)
   const { memory } = exports
   const parts = { exports, layout, u8: new Uint8Array(memory.buffer), u32: new Uint32Array(memory.buffer) }

@@ -4,6 +4,7 @@ import { NsmError } from '../../base/errors.ts'
 /** What the module exports; see wasm/engine/src/abi.rs. Pointers are byte offsets in `memory`. */
 export interface EngineExports {
   readonly memory: WebAssembly.Memory
+  readonly __indirect_function_table: WebAssembly.Table
   key_space(): number
   init(hub: number, peersMax: number, key: number): number
   add_peer(preshared: number): number
@@ -19,6 +20,7 @@ export interface EngineExports {
   drain(nowMs: number): void
   tick(nowMs: number): void
   stats(peer: number): number
+  set_kernels(rounds8: number, poly8: number): void
   aead_seal(additionalBytes: number, textBytes: number): void
   aead_open(additionalBytes: number, textBytes: number): number
 }
@@ -32,14 +34,30 @@ export interface EngineTime {
 const done = 0
 const badFile = 8
 
-/** Starts one instance of the module with the few system calls that it needs; a trap later becomes `BUG`. */
-export function instantiate(module: WebAssembly.Module, time: EngineTime): EngineExports {
+/** The engine, and the module of its cipher's loops that this machine runs faster, if there is one. */
+export interface EngineCode {
+  readonly module: WebAssembly.Module
+  readonly wideCipher?: WebAssembly.Module | undefined
+}
+
+/** Starts one instance of the engine with the few system calls that it needs; a trap later becomes `BUG`. */
+export function instantiate(code: EngineCode, time: EngineTime): EngineExports {
   const host = createHost(time)
-  const instance = new WebAssembly.Instance(module, { wasi_snapshot_preview1: host.calls })
+  const instance = new WebAssembly.Instance(code.module, { wasi_snapshot_preview1: host.calls })
   // WebAssembly's own types know no signatures; a test compares the names with the module's exports.
   const exports = instance.exports as unknown as EngineExports
   host.attach(exports.memory)
+  if (code.wideCipher) replaceKernels(exports, code.wideCipher)
   return guarded(exports, host.panicText)
+}
+
+function replaceKernels(exports: EngineExports, wideCipher: WebAssembly.Module): void {
+  const { rounds8, poly8 } = new WebAssembly.Instance(wideCipher, { env: { memory: exports.memory } }).exports
+  const table = exports.__indirect_function_table
+  const first = table.grow(2)
+  table.set(first, rounds8)
+  table.set(first + 1, poly8)
+  exports.set_kernels(first, first + 1)
 }
 
 /** The system calls behind Rust's standard library: randomness, the time, the text of a panic. */
@@ -97,20 +115,24 @@ function readVectors(view: DataView<ArrayBuffer>, vectors: number, count: number
   return text
 }
 
-/** A trapped instance is in an unknown state: the error says so, and every later call would trap again. */
+/** A trapped instance is in an unknown state: the error says so, and every later call throws it again. */
 function guarded(exports: EngineExports, panicText: () => string): EngineExports {
+  let failure: NsmError | undefined
   const guard = <Arguments extends number[], Result>(call: (...values: Arguments) => Result) => {
     return (...values: Arguments): Result => {
+      if (failure) throw failure
       try {
         return call(...values)
       } catch (cause) {
         const message = `the WireGuard engine failed: ${panicText() || String(cause)}`
-        throw new NsmError('BUG', message, 'restart the connection and report this', { cause })
+        failure = new NsmError('BUG', message, 'restart the connection and report this', { cause })
+        throw failure
       }
     }
   }
   return {
     memory: exports.memory,
+    __indirect_function_table: exports.__indirect_function_table,
     key_space: guard(exports.key_space),
     init: guard(exports.init),
     add_peer: guard(exports.add_peer),
@@ -126,6 +148,7 @@ function guarded(exports: EngineExports, panicText: () => string): EngineExports
     drain: guard(exports.drain),
     tick: guard(exports.tick),
     stats: guard(exports.stats),
+    set_kernels: guard(exports.set_kernels),
     aead_seal: guard(exports.aead_seal),
     aead_open: guard(exports.aead_open),
   }

@@ -6,10 +6,18 @@ declare namespace WebAssembly {
     constructor(bytes: BufferSource)
     static imports(module: Module): { readonly module: string; readonly name: string; readonly kind: string }[]
     static exports(module: Module): { readonly name: string; readonly kind: string }[]
+    static customSections(module: Module, name: string): ArrayBuffer[]
   }
   /** Linear memory. */
   class Memory {
+    constructor(size: { readonly initial: number })
     readonly buffer: ArrayBuffer
+  }
+  /** Functions that modules call by number. */
+  class Table {
+    /** Adds entries; the first new one. */
+    grow(entries: number): number
+    set(at: number, entry: unknown): void
   }
   /** A running module. */
   class Instance {

@@ -44,7 +44,7 @@ test('engine.wasm is the module its checksum names', () => {
 })
 
 test('engine.wasm exports exactly the calls that instance.ts declares', () => {
-  const declared = Object.keys(instantiate(engineModule, { sinceFirstMs: 0 }))
+  const declared = Object.keys(instantiate({ module: engineModule }, { sinceFirstMs: 0 }))
   const exported = WebAssembly.Module.exports(engineModule).map((one) => one.name)
   expect(exported.toSorted()).toEqual(declared.toSorted())
 })

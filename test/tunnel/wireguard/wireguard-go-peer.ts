@@ -13,6 +13,7 @@ import {
   publicKeyOf,
   type WireGuardEngine,
 } from '../../../src/tunnel/wireguard/engine.ts'
+import { testedWideCipher } from '../../../src/tunnel/wireguard/self-test.ts'
 import { readSockaddr, writeSockaddr } from '../../../src/tunnel/wireguard/sockaddr.ts'
 import { udpPacket } from './packets.ts'
 
@@ -28,7 +29,8 @@ async function main(): Promise<{ readonly echoed: number; readonly sent: number;
   const keys = [generatePrivateKey(), generatePrivateKey()] as const
   const presharedKey = secret === 'psk' ? randomBytes(32) : undefined
   await configure(keys[0], publicKeyOf(keys[1]), presharedKey)
-  const engine = createEngine(await loadEngineModule(), { kind: 'hub', privateKey: keys[1] })
+  const module = await loadEngineModule()
+  const engine = createEngine(module, { kind: 'hub', privateKey: keys[1], wideCipher: testedWideCipher(module) })
   engine.setGateways([addresses.gateway], [ports.echo])
   engine.addPeer({
     publicKey: publicKeyOf(keys[0]),

@@ -8,6 +8,7 @@ use crate::endpoint::Endpoint;
 use crate::ip::{v4, v6, Address};
 use crate::work::Source;
 use core::ptr::addr_of_mut;
+use ring::choice::{set_kernels as set_kernels_to, Kernels};
 
 const PRESHARED_AT: usize = 32;
 const ENDPOINT_AT: usize = 64;
@@ -207,6 +208,18 @@ pub extern "C" fn stats(at: u32) -> u32 {
     }
     1
 }
+
+/// Takes the cipher's loops from the function table: `rounds8` and `poly8` of the module below, made by the host.
+#[no_mangle]
+pub extern "C" fn set_kernels(rounds8: usize, poly8: usize) {
+    // SAFETY: on this target a function pointer is an index of the table; a call of another signature traps.
+    unsafe { set_kernels_to(Kernels { rounds8: core::mem::transmute(rounds8), poly8: core::mem::transmute(poly8) }) }
+}
+
+/// The cipher's loops as a module of its own, for hosts that compile it better than this one.
+#[used]
+#[link_section = "cipher-wide"]
+static CIPHER_WIDE: [u8; include_bytes!(env!("CIPHER_WIDE")).len()] = *include_bytes!(env!("CIPHER_WIDE"));
 
 /// Known answers: key at 0, nonce at 32, additional data at 64, text and tag at 4,096; sealed in place.
 #[no_mangle]
