@@ -50,8 +50,8 @@ export interface GroupedWrites {
   finish(): void
 }
 
-/** Groups the writes of a database that nobody else begins transactions on. */
-export function groupWrites(database: DatabaseSync): GroupedWrites {
+/** Groups the writes of a database that nobody else begins transactions on; `onLost`: those of a turn are not on disk. */
+export function groupWrites(database: DatabaseSync, onLost = () => {}): GroupedWrites {
   const [begin, commit] = [database.prepare('BEGIN IMMEDIATE'), database.prepare('COMMIT')]
   let open: PromiseWithResolvers<void> | undefined
   const finish = () => {
@@ -62,8 +62,8 @@ export function groupWrites(database: DatabaseSync): GroupedWrites {
       commit.run()
       ended.resolve()
     } catch (error) {
-      if (database.isTransaction) database.exec('ROLLBACK')
       ended.reject(error)
+      undo(database, onLost)
     }
   }
   return {
@@ -78,4 +78,12 @@ export function groupWrites(database: DatabaseSync): GroupedWrites {
     committed: async () => open?.promise,
     finish,
   }
+}
+
+/** Nobody waits for it who could be told: they have the commit's own error. */
+function undo(database: DatabaseSync, onLost: () => void): void {
+  try {
+    if (database.isTransaction) database.exec('ROLLBACK')
+    onLost()
+  } catch {}
 }

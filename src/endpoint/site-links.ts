@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parseAddress, parsePrefix, prefixCovers, prefixesOverlap } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
 import type { Hub } from '../tunnel/hub.ts'
 import type { AddressPlan } from './addresses.ts'
 import { buildEchoRequest } from './ip-packet.ts'
@@ -47,13 +48,16 @@ const prefixesMax = 128
 /** Ours: as for members; both sides send, so a NAT on either side stays open. */
 const keepaliveSeconds = 25
 
+/** What one link may have concerns all others. */
+const allLinks = 'links'
+
 /** The links of this site; each ends with its lease unless it is put again. One change runs after the other. */
 export class SiteLinks {
   readonly #parts: SiteLinksParts
   readonly #links = new Map<string, SiteLink>()
   readonly #timers = new Map<string, () => void>()
   readonly #watch: SiteWatch
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = createTurns()
 
   constructor(parts: SiteLinksParts) {
     this.#parts = parts
@@ -94,7 +98,7 @@ export class SiteLinks {
    * so the session of a link that is there begins again. Throws `REFUSED`.
    */
   put(link: SiteLink, isFresh: boolean): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(allLinks, async () => {
       this.#check(link)
       for (const other of this.all()) if (isReplacedBy(other, link)) await this.#remove(other, 'replaced')
       const before = this.#links.get(link.publicKey)
@@ -112,7 +116,7 @@ export class SiteLinks {
 
   /** Ends a link and its routes; one that was replaced meanwhile is left alone. */
   remove(link: SiteLink, why: string): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.run(allLinks, async () => {
       const present = this.#links.get(link.publicKey)
       if (present?.connectionId === link.connectionId) await this.#remove(present, why)
     })
@@ -187,12 +191,6 @@ export class SiteLinks {
 
   #say(sentence: string, link: SiteLink, why?: string): void {
     this.#parts.log.info(sentence, { peer: link.spiffeId, prefix: link.prefixes.join(' '), why })
-  }
-
-  #inTurn(work: () => Promise<void>): Promise<void> {
-    const mine = this.#last.then(work)
-    this.#last = mine.catch(() => {})
-    return mine
   }
 }
 

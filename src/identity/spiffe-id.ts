@@ -14,19 +14,9 @@ export function parseSpiffeId(text: string): SpiffeId {
   return { trustDomain, path }
 }
 
-/** True when the text is a SPIFFE ID. */
-export function isSpiffeId(text: string): boolean {
-  return text.length <= idMaxBytes && idPattern.test(text)
-}
-
 /** True when the text is a trust domain's name [SPIFFE ID 2.1]. */
 export function isTrustDomain(text: string): boolean {
   return trustDomainPattern.test(text)
-}
-
-/** The text of a SPIFFE ID. */
-export function formatSpiffeId(id: SpiffeId): string {
-  return `spiffe://${id.trustDomain}${id.path}`
 }
 
 /** [SPIFFE ID 2.3] every implementation takes 2048 bytes and makes no longer ones. */

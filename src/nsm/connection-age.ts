@@ -3,7 +3,8 @@ import type { Clock } from '../base/clock.ts'
 import type { ServerSession } from './http2/session.ts'
 
 /* open --30 min--> leaving (no new calls, please) --5 s--> closing (no new calls) --30 s--> closed
- * Every 2 min a ping, and without its answer after 20 s: closed. */
+ * Every 2 min a ping, and without its answer after 20 s: closed.
+ * Every 30 s a look at the answers that wait: what has not moved since the last one ends. */
 
 /** Ours: connections are renewed, so that a rotated or withdrawn certificate is not in use for longer. */
 const ageMaxMs = 1_800_000
@@ -14,6 +15,9 @@ const graceMs = 30_000
 /** Ours: a machine that went away without a word frees its place after both, so that its identity does not use up its own. */
 const keepaliveMs = 120_000
 const keepaliveTimeoutMs = 20_000
+
+/** Ours: a client that takes nothing of an answer for as long, and at most twice as long, has given it up. */
+const stallCheckMs = 30_000
 
 /** A connection and the time it lives in. */
 interface Aging {
@@ -26,9 +30,11 @@ interface Aging {
 export function watchAge(aging: Aging): () => void {
   const endAge = renewInTime(aging)
   const endPings = pingAgainAndAgain(aging)
+  const endLooks = lookForStalled(aging)
   return () => {
     endAge()
     endPings()
+    endLooks()
   }
 }
 
@@ -66,4 +72,16 @@ function pingAgainAndAgain({ session, socket, clock }: Aging): () => void {
     isOver = true
     cancel()
   }
+}
+
+function lookForStalled({ session, clock }: Aging): () => void {
+  let cancel = () => {}
+  const lookLater = () => {
+    cancel = clock.after(stallCheckMs, () => {
+      session.endStalled()
+      lookLater()
+    })
+  }
+  lookLater()
+  return () => cancel()
 }

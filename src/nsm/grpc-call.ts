@@ -7,7 +7,6 @@ import { MessageReader } from './grpc-message.ts'
 import { cutInMessage, deadlinePassed, type GrpcStatus, readFault, trailersOf } from './grpc-status.ts'
 import { encodeHeaders } from './http2/hpack.ts'
 import type { ServerStream, StreamListener } from './http2/stream.ts'
-import { messageMaxBytes } from './limits.ts'
 import type { OwnHop, PeerContext } from './peer.ts'
 
 /** What the server knows about the connection of a call. */
@@ -20,7 +19,7 @@ export interface CallOrigin {
   peerOf(headers: CallHeaders): PeerContext | undefined
 }
 
-/** Bytes of unfinished requests on one connection: all its calls together hold no more. */
+/** Bytes of headers and requests on one connection: all its calls together hold no more. */
 export interface HeldBytes {
   used: number
   readonly max: number
@@ -30,6 +29,8 @@ export interface HeldBytes {
 export interface RequestReader {
   /** A whole message; valid until it returns. The result says whether the next one may come. */
   onMessage(message: Buffer): boolean
+  /** Bytes of the messages that it still has. */
+  readonly keptBytes: number
   /** The caller sends no more. */
   onEnd(): void
 }
@@ -58,7 +59,7 @@ export class GrpcCall implements Call, StreamListener {
   readonly #onClose: (call: GrpcCall) => void
   #ownHeader: Readonly<Record<string, string>> | undefined
   #reader: RequestReader | undefined
-  readonly #messages = new MessageReader(messageMaxBytes)
+  readonly #messages: MessageReader
   #heldBytes = 0
   #drained = () => {}
   #over = false
@@ -72,6 +73,7 @@ export class GrpcCall implements Call, StreamListener {
       readonly peer: PeerContext | undefined
       readonly deadlineMs: number | undefined
       readonly held: HeldBytes
+      readonly requestMaxBytes: number
       /** Called once, when nothing of the call is left. */
       readonly onClose: (call: GrpcCall) => void
     },
@@ -86,6 +88,8 @@ export class GrpcCall implements Call, StreamListener {
     this.visit = origin.visit
     this.peer = parts.peer
     this.#onClose = parts.onClose
+    this.#messages = new MessageReader(parts.requestMaxBytes)
+    this.#count()
     stream.listener = this
   }
 
@@ -123,14 +127,14 @@ export class GrpcCall implements Call, StreamListener {
     if (this.#over) return
     const found = this.#messages.push(piece)
     if (typeof found === 'string') return void this.end(readFault(found))
-    this.#hold(this.#messages.heldBytes)
-    if (this.#held.used > this.#held.max) return void this.end(readFault('too-large'))
     for (const message of found) if (!this.#reader?.onMessage(message)) this.#stream.pause()
+    this.#count()
+    if (this.#held.used > this.#held.max) this.end(readFault('too-large'))
   }
 
   onEnd(): void {
     if (this.#over) return
-    if (this.#heldBytes > 0) this.end(cutInMessage)
+    if (this.#messages.heldBytes > 0) this.end(cutInMessage)
     else this.#reader?.onEnd()
   }
 
@@ -146,6 +150,7 @@ export class GrpcCall implements Call, StreamListener {
 
   /** Goes on after a reader had enough. */
   resume(): void {
+    this.#count()
     this.#stream.resume()
   }
 
@@ -190,7 +195,11 @@ export class GrpcCall implements Call, StreamListener {
     this.#stream.respond(this.#ownHeader ? { ...okHeader, ...this.#ownHeader } : okHeaderBlock)
   }
 
-  /** Counts the bytes of an unfinished request. */
+  /** A request counts as long as its call: it is there until then. */
+  #count(): void {
+    this.#hold(this.#stream.headerBytes + this.#messages.heldBytes + (this.#reader?.keptBytes ?? 0))
+  }
+
   #hold(bytes: number): void {
     this.#held.used += bytes - this.#heldBytes
     this.#heldBytes = bytes

@@ -3,13 +3,19 @@ import type { Clock } from '../base/clock.ts'
 import { watchAge } from './connection-age.ts'
 import { Deadlines } from './deadlines.ts'
 import type { MethodBinding } from './grpc.ts'
-import { type CallOrigin, GrpcCall, refuse } from './grpc-call.ts'
+import { type CallOrigin, GrpcCall, type HeldBytes, refuse } from './grpc-call.ts'
 import { toGrpcStatus } from './grpc-errors.ts'
 import { CallHeaders, isGrpcMediaType, parseTimeoutMs } from './grpc-headers.ts'
-import { malformedTimeout, serverStopping, unknownMethod } from './grpc-status.ts'
+import { malformedTimeout, readFault, serverStopping, unknownMethod } from './grpc-status.ts'
 import { ServerSession } from './http2/session.ts'
 import type { ServerStream } from './http2/stream.ts'
-import { messageMaxBytes, metadataMaxBytes, streamsPerConnectionMax } from './limits.ts'
+import {
+  lastingRequestMaxBytes,
+  metadataMaxBytes,
+  requestMaxBytes,
+  streamsPerConnectionMax,
+  visitorRequestMaxBytes,
+} from './limits.ts'
 
 /** Everything a connection is served with. */
 export interface ConnectionParts {
@@ -27,8 +33,10 @@ export interface GrpcConnection {
 
 /** Ours: what is left to calls with one answer when the server stops; most take some milliseconds. */
 const stopGraceMs = 1_000
-/** Ours: unfinished requests of one connection together, two of the largest; a request has 2 KB. */
-const heldMaxBytes = 2 * messageMaxBytes
+/** Ours: headers and requests of one connection together: 40 KB for each of its calls, where real ones have 4. */
+const heldMaxBytes = 4 * 1024 * 1024
+/** Ours: as much for a caller without a certificate, who has one request. */
+const visitorHeldMaxBytes = 128 * 1024
 /** Ours: what was written last leaves within this, or never. */
 const farewellMs = 1_000
 
@@ -68,8 +76,7 @@ export function serveConnection(socket: TLSSocket, parts: ConnectionParts): Grpc
   return {
     stop() {
       calls.endStreams()
-      if (session.openStreams > 0) session.close()
-      else socket.destroy()
+      session.close()
       const cancel = clock.after(stopGraceMs, () => socket.destroy())
       return closed.finally(cancel)
     },
@@ -81,7 +88,7 @@ class Calls {
   readonly #parts: ConnectionParts
   readonly #open = new Map<GrpcCall, MethodBinding>()
   readonly #deadlines: Deadlines<GrpcCall>
-  readonly #held = { used: 0, max: heldMaxBytes }
+  readonly #held: HeldBytes
   readonly #forget = (call: GrpcCall) => {
     this.#open.delete(call)
     this.#deadlines.remove(call)
@@ -89,6 +96,7 @@ class Calls {
 
   constructor(parts: ConnectionParts) {
     this.#parts = parts
+    this.#held = { used: 0, max: parts.origin.visit ? visitorHeldMaxBytes : heldMaxBytes }
     this.#deadlines = new Deadlines(parts.clock, (call) => call.expire())
   }
 
@@ -115,11 +123,17 @@ class Calls {
   ): void {
     const { headers, method, timeoutMs } = asked
     const { origin, clock } = this.#parts
+    if (this.#held.used + stream.headerBytes > this.#held.max) return void refuse(stream, readFault('too-large'))
     const known = peerOr(origin, headers)
     if ('refused' in known) return void refuse(stream, known.refused)
     const deadlineMs = timeoutMs === undefined ? undefined : clock.wallMs() + timeoutMs
     const { peer } = known
-    const call = new GrpcCall(stream, { headers, origin, peer, deadlineMs, held: this.#held, onClose: this.#forget })
+    const call = new GrpcCall(stream, {
+      ...{ headers, origin, peer, deadlineMs },
+      requestMaxBytes: requestMaxOf(method, origin),
+      held: this.#held,
+      onClose: this.#forget,
+    })
     this.#open.set(call, method)
     if (timeoutMs !== undefined) this.#deadlines.add(call, timeoutMs)
     method.serve(call)
@@ -133,6 +147,11 @@ class Calls {
   close(): void {
     this.#deadlines.close()
   }
+}
+
+function requestMaxOf({ lasting }: MethodBinding, { visit }: CallOrigin): number {
+  if (visit) return visitorRequestMaxBytes
+  return lasting ? lastingRequestMaxBytes : requestMaxBytes
 }
 
 function peerOr(origin: CallOrigin, headers: CallHeaders) {

@@ -1,3 +1,5 @@
+import { Remainder } from './http2/remainder.ts'
+
 /* [gRPC PROTOCOL-HTTP2] A message travels as one byte (1: compressed), its length in four bytes, and itself. HTTP/2 may cut
  * that anywhere. */
 
@@ -21,9 +23,7 @@ export type MessageFault = 'too-large' | 'compressed'
  */
 export class MessageReader {
   readonly #maxBytes: number
-  /** The begin of a message, in a buffer with room for more: pieces of one byte each do not cost a buffer each. */
-  #held = Buffer.alloc(0)
-  #heldBytes = 0
+  readonly #rest = new Remainder()
 
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes
@@ -31,12 +31,12 @@ export class MessageReader {
 
   /** Bytes of a message that is not whole yet. */
   get heldBytes(): number {
-    return this.#heldBytes
+    return this.#rest.length
   }
 
   /** Takes the next piece and gives the messages that are whole with it. A fault is final, and shows before its message. */
   push(piece: Buffer): readonly Buffer[] | MessageFault {
-    const bytes = this.#heldBytes === 0 ? piece : this.#append(piece)
+    const bytes = this.#rest.with(piece)
     const messages: Buffer[] = []
     let at = 0
     while (bytes.length - at >= prefixBytes) {
@@ -47,27 +47,7 @@ export class MessageReader {
       messages.push(bytes.subarray(at + prefixBytes, end))
       at = end
     }
-    if (bytes === piece || at > 0) this.#hold(bytes.subarray(at))
+    this.#rest.keep(bytes, at)
     return messages
-  }
-
-  #append(piece: Buffer): Buffer {
-    const bytes = this.#heldBytes + piece.length
-    if (bytes > this.#held.length) this.#grow(bytes)
-    this.#held.set(piece, this.#heldBytes)
-    this.#heldBytes = bytes
-    return this.#held.subarray(0, bytes)
-  }
-
-  #grow(bytes: number): void {
-    const larger = Buffer.allocUnsafe(bytes * 2)
-    larger.set(this.#held.subarray(0, this.#heldBytes))
-    this.#held = larger
-  }
-
-  /** Copied: a piece may be a small part of a large buffer. */
-  #hold(rest: Buffer): void {
-    this.#held = Buffer.from(rest)
-    this.#heldBytes = rest.length
   }
 }

@@ -99,29 +99,41 @@ function anonymous(): NsmError {
   return new NsmError('IDENTITY', 'this call needs a client certificate', 'join with `nsm connect --join FILE`')
 }
 
-/** Reads the one request of a call, and goes on when the caller has said that it was the last. */
+/**
+ * Reads the one request of a call, and goes on when the caller has said that it was the last. Until then it stays bytes:
+ * a message takes many times their place.
+ */
 function readOne<I extends DescMessage>(input: I, call: GrpcCall, go: (request: MessageShape<I>) => void): void {
-  let request: MessageShape<I> | undefined
+  let bytes: Buffer | undefined
+  let keptBytes = 0
   call.read({
-    onMessage(bytes) {
-      if (request) call.end(secondRequest)
-      else request = decodeOr(input, bytes, call)
+    get keptBytes() {
+      return keptBytes
+    },
+    onMessage(message) {
+      if (bytes) call.end(secondRequest)
+      else bytes = Buffer.from(message)
+      keptBytes = bytes?.length ?? 0
       return true
     },
     onEnd() {
+      const request = decodeOr(input, bytes, call)
+      bytes = undefined
       if (request) go(request)
-      else call.end(malformedMessage)
     },
   })
 }
 
-function decodeOr<I extends DescMessage>(input: I, bytes: Buffer, call: GrpcCall): MessageShape<I> | undefined {
+function decodeOr<I extends DescMessage>(
+  input: I,
+  bytes: Buffer | undefined,
+  call: GrpcCall,
+): MessageShape<I> | undefined {
   try {
-    return decode(input, bytes)
-  } catch {
-    call.end(malformedMessage)
-    return undefined
-  }
+    if (bytes) return decode(input, bytes)
+  } catch {}
+  call.end(malformedMessage)
+  return undefined
 }
 
 async function answerOne<O extends DescMessage>(
@@ -151,8 +163,8 @@ async function answerAll<O extends DescMessage>(output: O, call: GrpcCall, handl
   }
 }
 
-/** Ours: a caller that does not read costs no more than this, and the usual answer leaves in one piece. */
-const pieceMaxBytes = 256 * 1024
+/** Ours: a call whose caller does not read costs no more than this, and the usual answer leaves in one piece. */
+const pieceMaxBytes = 64 * 1024
 
 async function sendEncoded(call: GrpcCall, { frames }: EncodedAnswers): Promise<void> {
   let piece: Buffer[] = []

@@ -1,22 +1,28 @@
 import type { GrpcCall } from './grpc-call.ts'
 
-/** Ours: requests that wait for their handler before the caller is held up; one piece of its stream may bring more. */
+/** Ours: requests that wait for their handler before the caller is held up; one window of its stream may bring more. */
 const waitingMax = 16
+/** Ours: what a request that waits counts besides its bytes: one without any is there all the same. */
+const waitingOverheadBytes = 128
 
 /**
- * The requests of a call as they come, for one reader; a reader that is slow holds its caller up. Ends when the caller
- * has said its last; throws the reason of the call's signal when it goes away before. `decode` gives nothing for a
- * message that ended the call.
+ * The requests of a call as they come, for one reader; a reader that is slow holds its caller up. They wait as bytes,
+ * and are read one by one: `decode` gives nothing for a message that ended the call. Ends when the caller has said its
+ * last; throws the reason of the call's signal when it goes away before.
  */
 export function readRequests<T>(call: GrpcCall, decode: (message: Buffer) => T | undefined): AsyncGenerator<T, void> {
-  const waiting: T[] = []
+  const waiting: Buffer[] = []
+  let keptBytes = 0
   let isEnded = false
   let wake = () => {}
   call.signal.addEventListener('abort', () => wake(), { once: true })
   call.read({
+    get keptBytes() {
+      return keptBytes
+    },
     onMessage(message) {
-      const request = decode(message)
-      if (request !== undefined) waiting.push(request)
+      waiting.push(Buffer.from(message))
+      keptBytes += message.length + waitingOverheadBytes
       wake()
       return waiting.length < waitingMax
     },
@@ -28,8 +34,10 @@ export function readRequests<T>(call: GrpcCall, decode: (message: Buffer) => T |
   async function* requests(): AsyncGenerator<T, void> {
     for (;;) {
       const next = waiting.shift()
-      if (next !== undefined) {
-        yield next
+      if (next) {
+        keptBytes -= next.length + waitingOverheadBytes
+        const request = decode(next)
+        if (request !== undefined) yield request
         if (waiting.length === 0) call.resume()
       } else if (isEnded) return
       else {

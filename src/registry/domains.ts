@@ -32,6 +32,8 @@ export interface Journey {
 
 /** Ours: domains in use at the same time; anybody who may ask can name one. */
 const domainsMax = 64
+/** Ours: of these, in use for one address: a name that is never answered has its place until somebody gives up. */
+const domainsPerAskerMax = 16
 /** Ours: several names are looked up one after the other. */
 const findMaxMs = 5_000
 /** Ours: a close is a courtesy, and the next request waits for it. */
@@ -45,7 +47,11 @@ export class Domains {
   constructor(parts: DomainsParts) {
     this.#parts = parts
     const close = (opened: Promise<Domain>) => void opened.then((domain) => domain.close()).catch(() => {})
-    this.#open = new KeptOpen({ clock: parts.clock, most: domainsMax, full: tooManyDomains, close })
+    this.#open = new KeptOpen({
+      ...{ clock: parts.clock, most: domainsMax, mostEach: domainsPerAskerMax },
+      full: tooManyDomains,
+      close,
+    })
   }
 
   isOwn(domain: string): boolean {
@@ -116,7 +122,7 @@ export class Domains {
 
   async #borrow(journey: Journey, signal: AbortSignal | undefined) {
     const name = journey.domain.toLowerCase()
-    const { thing: opened, done } = this.#open.use(name, () => this.#find(name))
+    const { thing: opened, done } = this.#open.use(name, () => this.#find(name), journey.from)
     opened.catch(() => this.#open.drop(name, opened))
     try {
       const domain = await opened
@@ -138,7 +144,7 @@ export class Domains {
 }
 
 function tooManyDomains(): NsmError {
-  return new NsmError('UNREACHABLE', `${domainsMax} domains are in use, the most at the same time`, 'try again later')
+  return new NsmError('UNREACHABLE', 'too many domains are in use at the same time', 'try again later')
 }
 
 /** A connection to `x@own` as one to x, and what gives its answer the caller's names again. */

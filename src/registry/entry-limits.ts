@@ -25,13 +25,22 @@ export function checkServiceSize(service: NetworkService): void {
 
 /** Refuses an endpoint that is larger than any honest one; throws `REFUSED` naming the limit. */
 export function checkEndpointSize(endpoint: NetworkServiceEndpoint): void {
-  const { name, networkServiceNames: offered, networkServiceLabels } = endpoint
-  check('service names', offered.length, offeredMax)
+  const { name, networkServiceNames: offered } = endpoint
+  checkEndpointCounts(endpoint)
   for (const one of [name, ...offered]) check('bytes of a name', bytesOf(one), nameMaxBytes)
   check('bytes of a url', bytesOf(endpoint.url), urlMaxBytes)
-  const labels = Object.values(networkServiceLabels).map((own) => Object.keys(own.labels).length)
-  checkLabelCount(labels.reduce((sum, count) => sum + count, 0))
   checkEncoded(NetworkServiceEndpointSchema, endpoint)
+}
+
+/** Refuses an endpoint, or a query for one, of more parts than any honest one: each is looked for. Throws `REFUSED`. */
+export function checkEndpointCounts({
+  networkServiceNames,
+  networkServiceLabels,
+}: Pick<NetworkServiceEndpoint, 'networkServiceNames' | 'networkServiceLabels'>): void {
+  check('service names', networkServiceNames.length, offeredMax)
+  const labelled = Object.values(networkServiceLabels)
+  check('labelled services', labelled.length, offeredMax)
+  checkLabelCount(labelled.reduce((sum, { labels }) => sum + Object.keys(labels).length, 0))
 }
 
 function checkEncoded<T extends DescMessage>(schema: T, message: MessageShape<T>): void {

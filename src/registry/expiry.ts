@@ -26,6 +26,8 @@ export class Expiry {
   /** When a service was last registered or seen to be offered, wall milliseconds. */
   readonly #usedMs = new Map<string, number>()
   #earliestMs = 0
+  /** When the timer fires, wall milliseconds. */
+  #dueMs = Number.POSITIVE_INFINITY
   #cancel = () => {}
   readonly #cancelHourly: () => void
 
@@ -33,7 +35,7 @@ export class Expiry {
     this.#parts = parts
     this.#cancelHourly = every(parts.clock, serviceCheckMs, () => this.#try(() => this.#expireServices()))
     for (const { service } of parts.store.services()) this.used(service.name)
-    this.schedule()
+    this.#next()
   }
 
   /** The service was registered. */
@@ -41,18 +43,24 @@ export class Expiry {
     this.#usedMs.set(service, this.#parts.clock.wallMs())
   }
 
-  /** One timer for the endpoint that ends next; to be called after each registration. */
-  schedule(): void {
-    const { store, clock } = this.#parts
+  /** An endpoint was registered, until then (wall milliseconds). One timer is for the endpoint that ends next. */
+  endsAt(expiresMs: number): void {
+    if (expiresMs >= this.#dueMs) return
+    const { clock } = this.#parts
     this.#cancel()
-    let nextMs = Number.POSITIVE_INFINITY
-    for (const { expiresMs } of store.endpoints()) nextMs = Math.min(nextMs, expiresMs)
-    if (nextMs === Number.POSITIVE_INFINITY) return
-    const delayMs = Math.max(0, nextMs - clock.wallMs(), this.#earliestMs - clock.monotonicMs())
+    this.#dueMs = expiresMs
+    const delayMs = Math.max(0, expiresMs - clock.wallMs(), this.#earliestMs - clock.monotonicMs())
     this.#cancel = clock.after(delayMs, () => {
       this.#try(() => this.#expireEndpoints())
-      this.schedule()
+      this.#dueMs = Number.POSITIVE_INFINITY
+      this.#next()
     })
+  }
+
+  #next(): void {
+    let nextMs = Number.POSITIVE_INFINITY
+    for (const { expiresMs } of this.#parts.store.endpoints()) nextMs = Math.min(nextMs, expiresMs)
+    this.endsAt(nextMs)
   }
 
   /** Ends the timers. */

@@ -9,6 +9,8 @@ export interface KeptOpenSettings<T> {
   readonly clock: Clock
   /** At the same time; beyond it one that nobody uses makes room. */
   readonly most: number
+  /** Those in use that one asker had opened: it does not take the places of all others. */
+  readonly mostEach?: number
   /** What is thrown when all are in use. */
   readonly full: () => NsmError
   readonly close: (thing: T) => void
@@ -16,6 +18,7 @@ export interface KeptOpenSettings<T> {
 
 interface Kept<T> {
   readonly thing: T
+  readonly asker: string
   uses: number
   cancelIdle: () => void
 }
@@ -29,9 +32,9 @@ export class KeptOpen<T> {
     this.#settings = settings
   }
 
-  /** Borrows the thing of a key, opened if there is none; `done` gives it back. */
-  use(key: string, open: () => T): { readonly thing: T; readonly done: () => void } {
-    const kept = this.#kept.get(key) ?? this.#open(key, open)
+  /** Borrows the thing of a key, opened for this asker if there is none; `done` gives it back. */
+  use(key: string, open: () => T, asker = ''): { readonly thing: T; readonly done: () => void } {
+    const kept = this.#kept.get(key) ?? this.#open(key, { open, asker })
     kept.cancelIdle()
     kept.uses++
     const done = () => {
@@ -55,9 +58,12 @@ export class KeptOpen<T> {
     for (const [key, kept] of [...this.#kept]) this.#close(key, kept)
   }
 
-  #open(key: string, open: () => T): Kept<T> {
+  #open(key: string, { open, asker }: { readonly open: () => T; readonly asker: string }): Kept<T> {
+    const { mostEach = Number.POSITIVE_INFINITY, full } = this.#settings
+    const own = [...this.#kept.values()].filter((kept) => kept.asker === asker && kept.uses > 0)
+    if (own.length >= mostEach) throw full()
     if (this.#kept.size >= this.#settings.most) this.#makeRoom()
-    const kept = { thing: open(), uses: 0, cancelIdle() {} }
+    const kept = { thing: open(), asker, uses: 0, cancelIdle() {} }
     this.#kept.set(key, kept)
     return kept
   }

@@ -10,7 +10,7 @@ import { NetworkService, type NetworkServiceRequest } from '../nsm/generated/net
 import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
 import { domainOf } from '../nsm/interdomain.ts'
-import { checkConnectionLimits, checkRequestLimits } from '../nsm/limits.ts'
+import { checkConnectionLimits, checkRequestLimits, checkSelectorLimits } from '../nsm/limits.ts'
 import { enterPath, leaseEndMs, leavePath, stampTokens } from '../nsm/path.ts'
 import type { PeerContext } from '../nsm/peer.ts'
 import { claimsOf, failedMonitorPolicy, failedRelayPolicy, failedServerPolicy } from '../nsm/policies.ts'
@@ -74,6 +74,7 @@ export function createManager(settings: ManagerSettings): Manager {
       unary(NetworkService.method.request, (request, call) => onRequest(parts, request, call)),
       unary(NetworkService.method.close, (connection, call) => onClose(parts, connection, call)),
       serverStream(MonitorConnection.method.monitorConnections, (selector, call) => {
+        checkSelectorLimits(selector)
         const failed = failedMonitorPolicy(parts.held.ownersOf(selector), call.peer.spiffeId)
         if (failed) throw policyRefusal(`${failed}: the connection belongs to another identity`)
         return parts.held.watch(selector, call.peer.spiffeId, call.signal)
@@ -170,6 +171,8 @@ async function serve(parts: Parts, request: NetworkServiceRequest, { asker, sign
   const connection = request.connection ?? create(ConnectionSchema)
   const { id } = connection
   const owner = asker.peer.spiffeId
+  // Nobody waits for it any more: what is held stays as it is.
+  signal.throwIfAborted()
   checkOwner(parts, id, owner)
   const left = connection.state === State.RESELECT_REQUESTED ? held.take(id) : undefined
   if (left) await Promise.race([left.closeBehind(), sleep(parts.clock, leaveMaxMs)])

@@ -15,7 +15,7 @@ import { failedRegistryPolicy } from '../nsm/policies.ts'
 import { checkEndpointSize, checkServiceSize } from './entry-limits.ts'
 import { Expiry } from './expiry.ts'
 import { matchesEndpoint, matchesService } from './match.ts'
-import type { RegistryStore } from './store.ts'
+import type { RegistryStore, StoredEndpoint } from './store.ts'
 
 /** A service or endpoint that a watcher asked for, or that it is gone. */
 export interface Found<T> {
@@ -38,6 +38,8 @@ export interface Registry {
   watchEndpoints(query: NetworkServiceEndpoint, signal: AbortSignal): AsyncIterable<Found<NetworkServiceEndpoint>>
   /** SPIFFE ID of the one who registered an endpoint, as TLS verified it. */
   ownerOf(endpoint: string): string | undefined
+  /** Resolves when everything so far survives the end of this process; an answer waits for it. */
+  committed(): Promise<void>
   /** Ends every watch and the expiry; the store stays open. */
   close(): void
 }
@@ -73,6 +75,7 @@ export function createRegistry(parts: {
   return {
     findServices,
     findEndpoints,
+    committed: () => store.committed(),
     ownerOf: (endpoint) => store.endpoint(endpoint)?.owner,
     watchServices: (query, signal) => serviceWatchers.watch(query, findServices(query), signal),
     watchEndpoints: (query, signal) => endpointWatchers.watch(query, findEndpoints(query), signal),
@@ -91,8 +94,8 @@ export function createRegistry(parts: {
     },
     registerEndpoint(endpoint, owner, latestEndMs) {
       const nowMs = clock.wallMs()
-      const stored = acceptEndpoint(store, { endpoint, owner, latestEndMs, nowMs, mayOffer })
-      expiry.schedule()
+      const { endpoint: stored, expiresMs } = acceptEndpoint(store, { endpoint, owner, latestEndMs, nowMs, mayOffer })
+      expiry.endsAt(expiresMs)
       endpointWatchers.tell({ entry: stored, deleted: false })
       return stored
     },
@@ -133,7 +136,7 @@ function acceptEndpoint(
     readonly nowMs: number
     readonly mayOffer: (spiffeId: string) => boolean
   },
-): NetworkServiceEndpoint {
+): StoredEndpoint {
   const { endpoint, owner, nowMs } = wanted
   if (endpoint.name === '') throw nameless('NetworkServiceEndpoint.Name')
   checkEndpointSize(endpoint)
@@ -147,10 +150,11 @@ function acceptEndpoint(
   else checkCount(store.endpoints(), owner)
   const asked = endpoint.expirationTime ? timestampMs(endpoint.expirationTime) : Number.POSITIVE_INFINITY
   const expiresMs = Math.min(nowMs + endpointLifeMs, wanted.latestEndMs, asked > nowMs ? asked : nowMs + endpointLifeMs)
-  const stored = clone(NetworkServiceEndpointSchema, endpoint)
-  stored.expirationTime = timestampFromMs(expiresMs)
-  stored.initialRegistrationTime = (isLive && held.endpoint.initialRegistrationTime) || timestampFromMs(nowMs)
-  store.putEndpoint({ endpoint: stored, owner, expiresMs })
+  const entry = clone(NetworkServiceEndpointSchema, endpoint)
+  entry.expirationTime = timestampFromMs(expiresMs)
+  entry.initialRegistrationTime = (isLive && held.endpoint.initialRegistrationTime) || timestampFromMs(nowMs)
+  const stored = { endpoint: entry, owner, expiresMs }
+  store.putEndpoint(stored)
   return stored
 }
 

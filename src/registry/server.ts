@@ -16,6 +16,7 @@ import { policyRefusal } from '../nsm/grpc-errors.ts'
 import { tokenLifetimeMs } from '../nsm/peer.ts'
 import { claimsOf, failedServerPolicy } from '../nsm/policies.ts'
 import { type Beyond, findEndpointsBeyond, findServicesBeyond } from './domain-find.ts'
+import { checkEndpointCounts } from './entry-limits.ts'
 import {
   emptyRegistrationPath,
   enterRegistrationPath,
@@ -37,12 +38,14 @@ function networkServices(registry: Registry, clock: Clock, beyond?: Beyond): Met
     unary(register, async (service, call) => {
       const hop = enter(call, clock)
       const registered = registry.registerService({ ...service, pathIds: [...hop.pathIds] }, call.peer.spiffeId)
+      await registry.committed()
       hop.answer()
       return registered
     }),
     unary(unregister, async ({ name }, call) => {
       const hop = enter(call, clock)
       registry.unregisterService(name, call.peer.spiffeId)
+      await registry.committed()
       hop.answer()
       return {}
     }),
@@ -65,17 +68,20 @@ function endpoints(registry: Registry, clock: Clock, beyond?: Beyond): MethodBin
       checkUrlReach(endpoint.url, call.peer.address)
       const offered = { ...endpoint, pathIds: [...hop.pathIds] }
       const registered = registry.registerEndpoint(offered, call.peer.spiffeId, latestEndMs)
+      await registry.committed()
       hop.answer()
       return registered
     }),
     unary(unregister, async ({ name }, call) => {
       const hop = enter(call, clock)
       registry.unregisterEndpoint(name, call.peer.spiffeId)
+      await registry.committed()
       hop.answer()
       return {}
     }),
     serverStream(find, (query, call) => {
       const wanted = query.networkServiceEndpoint ?? create(NetworkServiceEndpointSchema)
+      checkEndpointCounts(wanted)
       const elsewhere = findEndpointsBeyond({ registry, beyond, watch: query.watch }, wanted, call)
       if (elsewhere) return endpointEvents(elsewhere)
       if (query.watch) return endpointEvents(registry.watchEndpoints(wanted, call.signal))

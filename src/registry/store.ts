@@ -1,6 +1,6 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
-import { openDatabase } from '../base/database.ts'
+import { groupWrites, openDatabase } from '../base/database.ts'
 import {
   type NetworkService,
   type NetworkServiceEndpoint,
@@ -21,7 +21,7 @@ export interface StoredEndpoint {
   readonly expiresMs: number
 }
 
-/** What the registry knows, on disk; every call is done when it returns. The messages it gives are not to be changed. */
+/** What the registry knows; a change shows at once, and `committed` says when it stays. The messages it gives are not to be changed. */
 export interface RegistryStore {
   service(name: string): StoredService | undefined
   services(): StoredService[]
@@ -31,6 +31,8 @@ export interface RegistryStore {
   endpoints(): StoredEndpoint[]
   putEndpoint(stored: StoredEndpoint): void
   deleteEndpoint(name: string): void
+  /** Resolves when all changes survive the end of this process; rejects for changes that are undone. */
+  committed(): Promise<void>
   close(): void
 }
 
@@ -45,8 +47,12 @@ const schema = `
 /** Opens or makes the file; `:memory:` keeps nothing. Throws `CONFLICT` for a file of a newer version. */
 export function openRegistryStore(path: string): RegistryStore {
   const database = openDatabase({ path, schema, schemaVersion })
-  const services = loadAll(database, 'services', serviceOf)
-  const endpoints = loadAll(database, 'endpoints', endpointOf)
+  let services = loadAll(database, 'services', serviceOf)
+  let endpoints = loadAll(database, 'endpoints', endpointOf)
+  const writes = groupWrites(database, () => {
+    services = loadAll(database, 'services', serviceOf)
+    endpoints = loadAll(database, 'endpoints', endpointOf)
+  })
   const putService = database.prepare(`INSERT INTO services VALUES (?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, message = excluded.message`)
   const putEndpoint = database.prepare(`INSERT INTO endpoints VALUES (?, ?, ?, ?)
@@ -58,10 +64,12 @@ export function openRegistryStore(path: string): RegistryStore {
     services: () => [...services.values()],
     putService(stored) {
       const { service, owner } = stored
+      writes.begin()
       putService.run(service.name, owner, toBinary(NetworkServiceSchema, service))
       services.set(service.name, stored)
     },
     deleteService(name) {
+      writes.begin()
       removeService.run(name)
       services.delete(name)
     },
@@ -69,18 +77,24 @@ export function openRegistryStore(path: string): RegistryStore {
     endpoints: () => [...endpoints.values()],
     putEndpoint(stored) {
       const { endpoint, owner, expiresMs } = stored
+      writes.begin()
       putEndpoint.run(endpoint.name, owner, Math.floor(expiresMs), toBinary(NetworkServiceEndpointSchema, endpoint))
       endpoints.set(endpoint.name, stored)
     },
     deleteEndpoint(name) {
+      writes.begin()
       removeEndpoint.run(name)
       endpoints.delete(name)
     },
-    close: () => database.close(),
+    committed: writes.committed,
+    close() {
+      writes.finish()
+      database.close()
+    },
   }
 }
 
-/** The file is read once; after that every change goes to both, and reading costs no query. */
+/** The file is read once, and again after changes that were undone; every change goes to both, and reading costs no query. */
 function loadAll<T>(database: DatabaseSync, table: string, read: (row: Row) => T): Map<string, T> {
   const rows: Row[] = database.prepare(`SELECT * FROM ${table} ORDER BY rowid`).all()
   return new Map(rows.map((row) => [String(row['name']), read(row)]))

@@ -4,8 +4,7 @@ import { connect, createSecureContext } from 'node:tls'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { status } from '@grpc/grpc-js'
 import fc from 'fast-check'
-import { afterEach, describe, expect, test } from 'vitest'
-import { type Clock, systemClock } from '../../src/base/clock.ts'
+import { describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { tlsMaterial } from '../../src/identity/tls-material.ts'
 import { createAnswerCache } from '../../src/nsm/encoded-answers.ts'
@@ -23,26 +22,9 @@ import {
 } from '../../src/nsm/generated/registry_pb.js'
 import { duplexStream, type MethodBinding, type PeerCall, serverStream, unary } from '../../src/nsm/grpc.ts'
 import { frame, frames } from '../support/grpc-frames.ts'
-import { bearer, openWireCaller, type Sent, type WireCaller } from '../support/wire-caller.ts'
-import { FakeClock, TestMesh } from './mesh.ts'
-
-const closing: (() => unknown)[] = []
-afterEach(async () => {
-  for (const close of closing.splice(0).reverse()) await close()
-})
-
-/** A server of these methods and a client that knows nothing of our own gRPC. */
-async function start(services: readonly MethodBinding[], clock: Clock = systemClock) {
-  const mesh = new TestMesh('test.internal', clock)
-  closing.push(() => mesh.close())
-  const server = await mesh.serve(services)
-  const dial = async () => {
-    const caller = await openWireCaller(server, mesh.issue('/client').svid, 'spiffe://test.internal/manager')
-    closing.push(() => caller.close())
-    return caller
-  }
-  return { mesh, server, dial, caller: await dial() }
-}
+import { bearer, type Sent, type WireCaller } from '../support/wire-caller.ts'
+import { closing, start } from './grpc-rig.ts'
+import { FakeClock } from './mesh.ts'
 
 const closePath = '/networkservice.NetworkService/Close'
 const watchPath = '/connection.MonitorConnection/MonitorConnections'
@@ -104,16 +86,21 @@ describe('a call', () => {
 
   test('with a message over the limit is refused before it is sent, and told to stop', async () => {
     const { caller } = await start([recorder().binding])
-    const answer = await send(caller, [Buffer.from([0, 0, 0x40, 0, 1])], { ends: false })
+    const answer = await send(caller, [Buffer.from([0, 0, 4, 0, 1])], { ends: false })
     expect(answer).toMatchObject({ code: status.RESOURCE_EXHAUSTED, rst: constants.NGHTTP2_NO_ERROR })
   })
 
-  test('cannot hold more than its share of unfinished messages', async () => {
-    const { caller } = await start([recorder().binding])
-    const unfinished = Buffer.concat([Buffer.from([0, 0, 0x40, 0, 0]), Buffer.alloc(3 * 1024 * 1024)])
-    const answers = Array.from({ length: 4 }, () => send(caller, [unfinished], { ends: false }))
+  test.each([
+    ['unfinished', 4],
+    ['whole, but not the last word', 3],
+  ])('cannot hold more than its share of messages: %s', async (_what, size) => {
+    const { seen, binding } = recorder()
+    const { caller } = await start([binding])
+    const piece = Buffer.concat([Buffer.from([0, 0, size, 0, 0]), Buffer.alloc(0x30000)])
+    const answers = Array.from({ length: 30 }, () => send(caller, [piece], { ends: false }))
     expect((await Promise.race(answers)).code).toBe(status.RESOURCE_EXHAUSTED)
     expect((await caller.call(closePath, message())).code).toBe(status.OK)
+    expect(seen).toHaveLength(1)
   })
 
   test.each<[string, Sent, string, object]>([

@@ -1,7 +1,11 @@
 import { create, toBinary } from '@bufbuild/protobuf'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { signToken } from '../../src/identity/token.ts'
-import { ConnectionSchema, PathSegmentSchema } from '../../src/nsm/generated/connection_pb.js'
+import {
+  ConnectionSchema,
+  MonitorScopeSelectorSchema,
+  PathSegmentSchema,
+} from '../../src/nsm/generated/connection_pb.js'
 import { NetworkServiceRequestSchema } from '../../src/nsm/generated/networkservice_pb.js'
 import {
   NetworkServiceEndpointQuerySchema,
@@ -23,6 +27,8 @@ const sameName = mesh.issue('/client').svid
 const idOf = (path: string) => `spiffe://test.internal${path}`
 const target = { address: '127.0.0.1', port: 0 }
 const permissionDenied = 7
+const failedPrecondition = 9
+const monitorPath = '/connection.MonitorConnection/MonitorConnections'
 let registry: Registry
 let caller: WireCaller
 
@@ -163,5 +169,21 @@ describe('a watch of the registry', () => {
     watcher.close()
     expect((await caller.call(`${endpoints}/Register`, endpointOf('kept-1'), emptyPath)).code).toBe(0)
     expect(names().endpoints).toEqual(['kept-1'])
+  })
+})
+
+describe('a question of more parts than honest ones have', () => {
+  const many = Array.from({ length: 65 }, (_, i) => `s${i}`)
+  const query = create(NetworkServiceEndpointQuerySchema, { networkServiceEndpoint: { networkServiceNames: many } })
+  const selector = create(MonitorScopeSelectorSchema, { networkServices: many })
+
+  test.each<[string, string, Uint8Array, string]>([
+    ['to the registry', `${endpoints}/Find`, toBinary(NetworkServiceEndpointQuerySchema, query), 'service names'],
+    ['to the manager', monitorPath, toBinary(MonitorScopeSelectorSchema, selector), 'network services'],
+  ])('%s is refused, and says which', async (_what, path, wire, parts) => {
+    expect(await caller.call(path, wire)).toMatchObject({
+      code: failedPrecondition,
+      message: `65 ${parts}, at most 64 are allowed`,
+    })
   })
 })

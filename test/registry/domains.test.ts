@@ -208,6 +208,25 @@ describe('the way to other domains', () => {
     expect(asked).toHaveLength(65)
   })
 
+  test('has 16 places for one address while nobody answers, and places for others beside them', async () => {
+    const mesh = new TestMesh()
+    open.push(() => mesh.close())
+    const domains = new Domains({
+      ...{ own: 'near.test', clock: mesh.clock, expect: () => () => true },
+      find: () => new Promise(() => {}),
+      dial: () => expect.fail('dialed'),
+    })
+    const stop = new AbortController()
+    const ask = (domain: string, from: string) => {
+      const query = { entry: create(NetworkServiceSchema), watch: false, signal: stop.signal }
+      return domains.services({ domain, from }, query).next()
+    }
+    for (let i = 0; i < 16; i++) void ask(`d${i}.test`, '10.0.0.1').catch(() => {})
+    await expect(ask('one-more.test', '10.0.0.1')).rejects.toThrow('too many domains')
+    const other = ask('one-more.test', '10.0.0.2').catch(() => {})
+    expect(await Promise.race([other, Promise.resolve('waits')])).toBe('waits')
+  })
+
   test('takes a connection to x@own for one to x, and gives the answer its names back', async () => {
     const { domains } = await start()
     const { local, restore } = localNames(connectionTo('net@Near.test'), domains)

@@ -29,6 +29,11 @@ describe('checkEndpointSize', () => {
     ['a name of 127 letters of two bytes', { name: 'ä'.repeat(127) }, '254 bytes of a name'],
     ['a service name of 254 bytes', { networkServiceNames: ['x'.repeat(254)] }, '254 bytes of a name'],
     ['65 services', { networkServiceNames: Array.from({ length: 65 }, (_, i) => `s${i}`) }, '65 service names'],
+    [
+      '65 services that have labels',
+      { networkServiceLabels: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`s${i}`, {}])) },
+      '65 labelled services',
+    ],
     ['a URL of 513 bytes', { url: 'x'.repeat(513) }, '513 bytes of a url'],
     [
       '129 labels over two services',

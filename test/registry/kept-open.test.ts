@@ -3,16 +3,16 @@ import { NsmError } from '../../src/base/errors.ts'
 import { KeptOpen } from '../../src/registry/kept-open.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
-function start(most = 2) {
+function start(most = 2, mostEach = most) {
   const clock = createFakeClock()
   const closed: string[] = []
   let opened = 0
   const kept = new KeptOpen<string>({
-    ...{ clock, most },
+    ...{ clock, most, mostEach },
     full: () => new NsmError('UNREACHABLE', 'full', 'wait'),
     close: (thing) => closed.push(thing),
   })
-  const use = (key: string) => kept.use(key, () => `${key}-${++opened}`)
+  const use = (key: string, asker?: string) => kept.use(key, () => `${key}-${++opened}`, asker)
   return { clock, closed, kept, use }
 }
 
@@ -53,6 +53,24 @@ describe('things kept open', () => {
     expect(closed).toEqual(['a-1'])
     expect(() => use('d')).toThrow('full')
     expect(closed).toEqual(['a-1'])
+  })
+
+  test('are refused to an asker who has its share in use, and to nobody else', () => {
+    const { use } = start(8, 2)
+    const { done } = use('a', 'greedy')
+    use('b', 'greedy')
+    expect(() => use('c', 'greedy')).toThrow('full')
+    expect(use('a', 'greedy').thing).toBe('a-1')
+    expect(use('c', 'modest').thing).toBe('c-3')
+    expect(use('c', 'greedy').thing).toBe('c-3')
+    done()
+    expect(() => use('d', 'greedy')).toThrow('full')
+  })
+
+  test('that an asker has given back do not count as its own', () => {
+    const { use } = start(8, 2)
+    for (const key of ['a', 'b', 'c']) use(key, 'often').done()
+    expect(use('d', 'often').thing).toBe('d-4')
   })
 
   test('are forgotten without being closed when they are dropped, and only the dropped one', async () => {

@@ -17,7 +17,7 @@ import {
 import { NetworkService } from '../../src/nsm/generated/networkservice_pb.js'
 import { NetworkServiceEndpointSchema, NetworkServiceSchema } from '../../src/nsm/generated/registry_pb.js'
 import { unary } from '../../src/nsm/grpc.ts'
-import { enterPath, leavePath, stampTokens, trimPath } from '../../src/nsm/path.ts'
+import { enterPath, leavePath, stampTokens, startPath, trimPath } from '../../src/nsm/path.ts'
 import type { OwnHop } from '../../src/nsm/peer.ts'
 import type { EndpointServer } from '../../src/registry/endpoint-server.ts'
 import { createManager } from '../../src/registry/manager.ts'
@@ -351,6 +351,33 @@ describe('the manager', () => {
     expect(endpoint.closed).toHaveLength(1)
     expect(endpoint.requests).toHaveLength(2)
     expect(again.state).toBe(State.UP)
+  })
+
+  test('reselect whose caller has gone while it waited for its turn leaves the connection as it is', async () => {
+    const { mesh, server, offer } = await startMesh()
+    const endpoint = offer('nse-1')
+    const client = mesh.client(server)
+    const connection = await client.request(firstRequest({}, 'laptop'))
+    const [begun, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()]
+    const ask = endpoint.request.bind(endpoint)
+    endpoint.request = async (...asked) => {
+      begun.resolve()
+      await go.promise
+      return ask(...asked)
+    }
+    const refresh = client.request(firstRequest(connection))
+    await begun.promise
+    const leaving = new AbortController()
+    const reselect = client.request(firstRequest({ ...connection, state: State.RESELECT_REQUESTED }), leaving.signal)
+    const unknown = { ...connection, id: 'x', path: startPath('laptop', 'x'), networkServiceEndpointName: '' }
+    await client.close(unknown)
+    leaving.abort()
+    await expect(reselect).rejects.toThrow()
+    await client.close(unknown)
+    go.resolve()
+    await refresh
+    await client.request(firstRequest(connection))
+    expect(endpoint.closed).toHaveLength(0)
   })
 
   test('reselect asks the endpoint that is left last', async () => {

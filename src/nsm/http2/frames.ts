@@ -1,3 +1,5 @@
+import { Remainder } from './remainder.ts'
+
 /* [RFC 9113 4.1] A frame is the length of its payload (3 bytes), its type, its flags, its stream (4 bytes), and the payload. */
 
 /** [RFC 9113 6] */
@@ -46,12 +48,12 @@ export interface Frame {
 
 /** Cuts the bytes of a client into frames, after its preface. Pure. */
 export class FrameReader {
-  #held: Buffer | undefined
+  readonly #rest = new Remainder()
   #isGreeted = false
 
   /** Gives each frame that is whole; an error code for bytes that cannot be read on, and then nothing more. */
   push(piece: Buffer, onFrame: (frame: Frame) => void): number | undefined {
-    const bytes = this.#held ? Buffer.concat([this.#held, piece]) : piece
+    const bytes = this.#rest.with(piece)
     let at = 0
     if (!this.#isGreeted) {
       const begin = bytes.subarray(0, preface.length)
@@ -74,7 +76,7 @@ export class FrameReader {
       })
       at = end
     }
-    this.#held = at < bytes.length ? Buffer.from(bytes.subarray(at)) : undefined
+    this.#rest.keep(bytes, at)
     return undefined
   }
 }
@@ -114,7 +116,14 @@ export function headersFrames(streamId: number, block: Buffer, isLast: boolean):
 }
 
 /** [RFC 9113 6.5.2] */
-export const settingIds = { initialWindow: 4, maxFrame: 5, maxStreams: 3, maxHeaderList: 6, enablePush: 2 } as const
+export const settingIds = {
+  headerTable: 1,
+  enablePush: 2,
+  maxStreams: 3,
+  initialWindow: 4,
+  maxFrame: 5,
+  maxHeaderList: 6,
+} as const
 
 /** The payload of SETTINGS. */
 export function settingsPayload(settings: readonly (readonly [id: number, value: number])[]): Buffer {

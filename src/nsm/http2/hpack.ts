@@ -6,12 +6,14 @@ import { decodeHuffman } from './huffman.ts'
 export interface HeaderList {
   /** Names, each followed by its value. */
   readonly fields: string[]
+  /** Of all fields, as [RFC 9113 6.5.2] counts them. */
+  readonly bytes: number
   /** True: there is more than we take, which is left out. */
   readonly isTooLarge: boolean
 }
 
-/** [RFC 7541 4.2] The size of the table until we say another one, and we do not. */
-const tableMaxBytes = 4_096
+/** [RFC 7541 4.2, RFC 9113 6.5.2] The size of a table until its reader says another one; we do not. */
+export const tableMaxBytes = 4_096
 /** [RFC 7541 4.1] What a field counts besides its text. */
 const fieldOverheadBytes = 32
 
@@ -38,11 +40,13 @@ export class HeaderDecoder {
     while (this.#at < block.length) {
       const field = this.#next()
       if (field === 'fault') return undefined
+      // [RFC 7541 4.2] A change of the table's size stands before the fields.
+      if (field === 'none' && bytes > 0) return undefined
       if (field === 'none') continue
       bytes += sizeOf(field)
       if (bytes <= this.#listMaxBytes) fields.push(field[0], field[1])
     }
-    return { fields, isTooLarge: bytes > this.#listMaxBytes }
+    return { fields, bytes, isTooLarge: bytes > this.#listMaxBytes }
   }
 
   #next(): readonly [string, string] | 'none' | 'fault' {

@@ -1,4 +1,5 @@
 import { errorCodes, payloadMaxBytes, settingIds } from './frames.ts'
+import { tableMaxBytes } from './hpack.ts'
 import { initialWindowBytes } from './stream.ts'
 
 /** [RFC 9113 6.5.2] The settings of the client that concern a server which neither pushes nor compresses. */
@@ -7,6 +8,8 @@ export class PeerSettings {
   isKnown = false
   /** What we may send on a new stream. */
   initialWindowBytes = initialWindowBytes
+  /** True once it wanted a smaller table of headers than the first one. */
+  isTableSmaller = false
 
   /** Takes the payload of SETTINGS; an error code of the connection for one that must not be. */
   read(payload: Buffer): number | undefined {
@@ -23,6 +26,7 @@ export class PeerSettings {
   #take(id: number, value: number): number | undefined {
     if (id === settingIds.enablePush && value > 1) return errorCodes.protocol
     if (id === settingIds.maxFrame && (value < payloadMaxBytes || value >= 2 ** 24)) return errorCodes.protocol
+    if (id === settingIds.headerTable && value < tableMaxBytes) this.isTableSmaller = true
     if (id !== settingIds.initialWindow) return undefined
     if (value >= 2 ** 31) return errorCodes.flowControl
     this.initialWindowBytes = value

@@ -1,14 +1,12 @@
+import { FloodLimit, idleEarned, idleRate, resetRate } from './flood-limit.ts'
 import {
   errorCodes,
   type Frame,
   FrameReader,
   flags,
   frame,
-  frameHead,
   frameTypes,
-  headersFrames,
   numberFrame,
-  payloadMaxBytes,
   settingIds,
   settingsPayload,
   withoutPadding,
@@ -16,13 +14,13 @@ import {
 import { HeaderDecoder } from './hpack.ts'
 import { Outbox } from './outbox.ts'
 import { PeerSettings } from './peer-settings.ts'
-import { ResetLimit } from './reset-limit.ts'
+import { Sender } from './sender.ts'
 import { initialWindowBytes, ServerStream, type StreamOutlet } from './stream.ts'
 
 /* The server's side of one HTTP/2 connection, as much of [RFC 9113] as gRPC needs: bytes and the time in, bytes and streams out.
  * No push, no priorities; what the client compresses is read, what we send is not compressed.
  *
- * In:  socket > receive > FrameReader > #onFrame > a stream's listener.   Out: respond, send, end > #out > one write.
+ * In:  socket > receive > FrameReader > #onFrame > a stream's listener.   Out: respond, send, end > Sender > #out > one write.
  * What is answered while a piece is read leaves in one write at its end; what is answered later, in one of its turn. */
 
 /** What a session is connected to. */
@@ -49,8 +47,6 @@ const unsentMaxBytes = 4 * 1024 * 1024
 /** Ours: one header block with its continuations, coded; and how many of them. */
 const blockMaxBytes = 64 * 1024
 const continuationsMax = 8
-/** [RFC 9113 6.9.1] */
-const windowMaxBytes = 2 ** 31 - 1
 /** [RFC 9113 6.8] A goaway that closes nothing yet. */
 const lastStreamMax = 2 ** 31 - 1
 
@@ -62,13 +58,16 @@ export class ServerSession {
   readonly #decoder: HeaderDecoder
   readonly #streams = new Map<number, ServerStream>()
   readonly #peer = new PeerSettings()
-  readonly #resets = new ResetLimit()
+  readonly #resets = new FloodLimit(resetRate)
+  readonly #idle = new FloodLimit(idleRate)
   readonly #outlet: StreamOutlet
   readonly #out: Outbox
+  readonly #sender: Sender
   #isClosed = false
   #isClosing = false
   #lastId = 0
-  #sendWindow = initialWindowBytes
+  /** The last stream as we have said it. */
+  #saidLastId = lastStreamMax
   #receiveWindow = connectionWindowBytes
   #nowMs = 0
   /** A header block that is not whole. */
@@ -80,12 +79,16 @@ export class ServerSession {
     this.#out = new Outbox(io)
     this.#limits = limits
     this.#decoder = new HeaderDecoder(limits.headerListMaxBytes)
+    this.#sender = new Sender(this.#out, this.#streams, {
+      onAnswered: (stream) => this.#answered(stream),
+      onMoved: () => this.#idle.earn(idleEarned),
+    })
     this.#outlet = {
-      headers: (stream, block, isLast) => {
-        this.#out.write(headersFrames(stream.id, block, isLast))
-        if (isLast) this.#answered(stream)
+      headers: (stream, block, isLast) => this.#sender.headers(stream, block, isLast),
+      send: (stream, bytes) => {
+        if (!this.#sender.send(stream, bytes)) this.#reset(stream, errorCodes.calm)
       },
-      pump: (stream) => this.#pump(stream),
+      pump: (stream) => this.#sender.pump(stream),
       credit: (stream, bytes) => {
         stream.receiveWindow += bytes
         this.#out.write(numberFrame(frameTypes.windowUpdate, stream.id, bytes))
@@ -120,19 +123,26 @@ export class ServerSession {
 
   /** The socket has room again. */
   drained(): void {
-    this.#out.isBlocked = false
-    this.#pumpAll()
+    this.#sender.drained()
+  }
+
+  /** To be called now and then: ends calls whose answers have waited since the last time, and a connection that stands still. */
+  endStalled(): void {
+    if (this.#isClosed) return
+    if (this.#sender.isStuck(this.#io.unsentBytes())) this.fail(errorCodes.calm)
+    else for (const stream of this.#sender.stalled()) this.#reset(stream, errorCodes.calm)
   }
 
   /** Asks for an answer from the other side; one at a time. */
   ping(onPong: () => void): void {
+    if (this.#isClosed) return
     this.#onPong = onPong
     this.#out.write(frame({ type: frameTypes.ping, flags: 0, streamId: 0 }, Buffer.alloc(8)))
   }
 
   /** Says that no new calls are wanted here, and still takes those that come. */
   leave(): void {
-    this.#goaway(lastStreamMax, errorCodes.none)
+    if (!this.#isClosed) this.#goaway(lastStreamMax, errorCodes.none)
   }
 
   /** Takes no new streams, and ends the connection with the last one. */
@@ -158,9 +168,11 @@ export class ServerSession {
     for (const stream of [...this.#streams.values()]) this.#closeStream(stream)
   }
 
+  /** [RFC 9113 6.8] The last stream is never a later one than before: the client may have asked elsewhere already. */
   #goaway(lastId: number, code: number): void {
+    this.#saidLastId = Math.min(this.#saidLastId, lastId)
     const payload = Buffer.allocUnsafe(8)
-    payload.writeUInt32BE(lastId)
+    payload.writeUInt32BE(this.#saidLastId)
     payload.writeUInt32BE(code, 4)
     this.#out.write(frame({ type: frameTypes.goaway, flags: 0, streamId: 0 }, payload))
   }
@@ -178,17 +190,29 @@ export class ServerSession {
         return this.#onContinuation(one)
       case frameTypes.reset:
         return this.#onReset(one)
+      case frameTypes.push:
+        return errorCodes.protocol
+      default:
+        return this.#idled() ?? this.#onIdle(one)
+    }
+  }
+
+  /** Frames that move nothing by themselves; [RFC 9113 5.5] those that we do not know are passed over. */
+  #onIdle(one: Frame): number | undefined {
+    switch (one.type) {
       case frameTypes.settings:
         return this.#onSettings(one)
       case frameTypes.ping:
         return this.#onPing(one)
       case frameTypes.windowUpdate:
         return this.#onWindowUpdate(one)
-      case frameTypes.push:
-        return errorCodes.protocol
       default:
         return undefined
     }
+  }
+
+  #idled(): number | undefined {
+    return this.#idle.count(this.#nowMs) ? undefined : errorCodes.calm
   }
 
   #onData(one: Frame): number | undefined {
@@ -199,14 +223,17 @@ export class ServerSession {
     if (this.#receiveWindow < 0) return errorCodes.flowControl
     if (this.#receiveWindow < connectionWindowBytes / 2) this.#creditConnection()
     const stream = this.#streams.get(streamId)
-    if (!stream) return undefined
+    if (!stream) return this.#idled()
     if (stream.isRead) return errorCodes.protocol
     stream.receiveWindow -= payload.length
     if (stream.receiveWindow < 0) return errorCodes.flowControl
     if (body.length > 0) stream.listener.onData(body)
-    if (one.flags & flags.endStream) this.#onLast(stream)
-    else stream.received(payload.length)
-    return undefined
+    if (one.flags & flags.endStream) {
+      this.#onLast(stream)
+      return undefined
+    }
+    stream.received(payload.length)
+    return body.length > 0 ? undefined : this.#idled()
   }
 
   #creditConnection(): void {
@@ -244,7 +271,8 @@ export class ServerSession {
     if (list.isTooLarge) return this.#refuse(id, errorCodes.calm)
     if (this.#streams.size >= this.#limits.streamsMax) return this.#refuse(id, errorCodes.refusedStream)
     if (!isRequest(list.fields)) return this.#refuse(id, errorCodes.protocol)
-    const parts = { fields: list.fields, sendWindow: this.#peer.initialWindowBytes, outlet: this.#outlet }
+    this.#idle.earn(idleEarned)
+    const parts = { header: list, sendWindow: this.#peer.initialWindowBytes, outlet: this.#outlet }
     const stream = new ServerStream(id, parts)
     this.#streams.set(id, stream)
     this.#io.onStream(stream)
@@ -254,7 +282,7 @@ export class ServerSession {
 
   #onTrailers(id: number, isLast: boolean): number | undefined {
     const stream = this.#streams.get(id)
-    if (!stream) return undefined
+    if (!stream) return this.#unwanted()
     if (!isLast || stream.isRead) return errorCodes.protocol
     this.#onLast(stream)
     return undefined
@@ -262,13 +290,16 @@ export class ServerSession {
 
   #onLast(stream: ServerStream): void {
     stream.isRead = true
-    if (stream.isAnswered) this.#closeStream(stream)
-    else if (!stream.isClosed) stream.listener.onEnd()
+    if (!stream.isClosed) stream.listener.onEnd()
   }
 
   /** A stream that is turned away counts as one that was reset: it costs us as much. */
   #refuse(id: number, code: number): number | undefined {
     this.#out.write(numberFrame(frameTypes.reset, id, code))
+    return this.#unwanted()
+  }
+
+  #unwanted(): number | undefined {
     return this.#resets.count(this.#nowMs) ? undefined : errorCodes.calm
   }
 
@@ -276,24 +307,20 @@ export class ServerSession {
     if (payload.length !== 4) return errorCodes.frameSize
     if (streamId === 0 || streamId > this.#lastId) return errorCodes.protocol
     const stream = this.#streams.get(streamId)
-    if (!stream) return undefined
+    if (!stream) return this.#idled()
     this.#closeStream(stream)
-    return this.#resets.count(this.#nowMs) ? undefined : errorCodes.calm
+    return this.#unwanted()
   }
 
   #onSettings(one: Frame): number | undefined {
     if (one.streamId !== 0) return errorCodes.protocol
     if (one.flags & flags.ack) return one.payload.length === 0 ? undefined : errorCodes.frameSize
-    const before = this.#peer.initialWindowBytes
+    const { initialWindowBytes: before, isTableSmaller: wasSmaller } = this.#peer
     const fault = this.#peer.read(one.payload)
     if (fault !== undefined) return fault
     this.#out.write(frame({ type: frameTypes.settings, flags: flags.ack, streamId: 0 }, Buffer.alloc(0)))
-    for (const stream of this.#streams.values()) {
-      stream.sendWindow += this.#peer.initialWindowBytes - before
-      if (stream.sendWindow > windowMaxBytes) return errorCodes.flowControl
-    }
-    this.#pumpAll()
-    return undefined
+    if (this.#peer.isTableSmaller && !wasSmaller) this.#sender.sayTable()
+    return this.#sender.grantEach(this.#peer.initialWindowBytes - before) ? undefined : errorCodes.flowControl
   }
 
   #onPing(one: Frame): number | undefined {
@@ -312,64 +339,27 @@ export class ServerSession {
     if (payload.length !== 4) return errorCodes.frameSize
     const bytes = payload.readUInt32BE() & 0x7fff_ffff
     if (bytes === 0 || streamId > this.#lastId) return errorCodes.protocol
-    if (streamId === 0) {
-      this.#sendWindow += bytes
-      if (this.#sendWindow > windowMaxBytes) return errorCodes.flowControl
-      this.#pumpAll()
-      return undefined
-    }
     const stream = this.#streams.get(streamId)
-    if (!stream) return undefined
-    stream.sendWindow += bytes
-    if (stream.sendWindow > windowMaxBytes) return errorCodes.flowControl
-    this.#pump(stream)
-    return undefined
-  }
-
-  /** A stream that gets its turn goes to the end of the row. */
-  #pumpAll(): void {
-    for (const stream of [...this.#streams.values()]) {
-      if (this.#out.isBlocked || this.#sendWindow <= 0) return
-      if (stream.backlog.length === 0) continue
-      this.#streams.delete(stream.id)
-      this.#streams.set(stream.id, stream)
-      this.#pump(stream)
-    }
-  }
-
-  /** Sends what the windows and the socket have room for. */
-  #pump(stream: ServerStream): void {
-    for (let next = stream.backlog[0]; next; next = stream.backlog[0]) {
-      const room = this.#out.isBlocked ? 0 : Math.min(stream.sendWindow, this.#sendWindow, payloadMaxBytes)
-      if (room <= 0) return
-      const piece = next.subarray(0, room)
-      if (piece.length === next.length) stream.backlog.shift()
-      else stream.backlog[0] = next.subarray(room)
-      stream.sendWindow -= piece.length
-      this.#sendWindow -= piece.length
-      this.#out.write(frameHead({ type: frameTypes.data, flags: 0, streamId: stream.id, length: piece.length }))
-      this.#out.write(piece)
-    }
-    if (stream.trailers && !stream.isAnswered) {
-      this.#out.write(headersFrames(stream.id, stream.trailers, true))
-      this.#answered(stream)
-    } else if (stream.isDrainAwaited) {
-      stream.isDrainAwaited = false
-      stream.listener.onDrain()
-    }
+    if (streamId !== 0 && !stream) return undefined
+    const isPossible = stream ? this.#sender.grantStream(stream, bytes) : this.#sender.grant(bytes)
+    return isPossible ? undefined : errorCodes.flowControl
   }
 
   /** [RFC 9113 8.1] A client that still sends is told that we need no more. */
   #answered(stream: ServerStream): void {
-    stream.isAnswered = true
     if (!stream.isRead) this.#out.write(numberFrame(frameTypes.reset, stream.id, errorCodes.none))
+    this.#closeStream(stream)
+  }
+
+  #reset(stream: ServerStream, code: number): void {
+    this.#out.write(numberFrame(frameTypes.reset, stream.id, code))
     this.#closeStream(stream)
   }
 
   #closeStream(stream: ServerStream): void {
     if (stream.isClosed) return
     stream.isClosed = true
-    stream.backlog.length = 0
+    this.#sender.forget(stream)
     this.#streams.delete(stream.id)
     stream.listener.onClose()
     this.#endIfIdle()

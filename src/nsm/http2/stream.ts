@@ -1,4 +1,4 @@
-import { encodeHeaders } from './hpack.ts'
+import { encodeHeaders, type HeaderList } from './hpack.ts'
 
 /** Who hears of a stream. */
 export interface StreamListener {
@@ -15,7 +15,9 @@ export interface StreamListener {
 /** What a stream has its session do. */
 export interface StreamOutlet {
   headers(stream: ServerStream, block: Buffer, isLast: boolean): void
-  /** There is something to send, or it may have room for more. */
+  /** Sends bytes of the body, or has them wait. */
+  send(stream: ServerStream, bytes: Buffer): void
+  /** There is an end to send. */
   pump(stream: ServerStream): void
   /** Bytes of it may be sent to us again. */
   credit(stream: ServerStream, bytes: number): void
@@ -31,30 +33,34 @@ export class ServerStream {
   readonly id: number
   /** Names of the request's header, each followed by its value. */
   readonly fields: readonly string[]
+  /** What they take, in bytes. */
+  readonly headerBytes: number
   listener = nobody
   /** Both ways, in bytes. */
   sendWindow: number
   receiveWindow = initialWindowBytes
   /** The client has said its last. */
   isRead = false
-  /** Our last is sent. */
-  isAnswered = false
   isClosed = false
   hasHeaders = false
   /** Waits for room: parts of the body, and what ends it. */
   readonly backlog: Buffer[] = []
   trailers: Buffer | undefined
   isDrainAwaited = false
+  /** Since the last look for streams that stand still: bytes sent, and whether more waited then. */
+  movedBytes = 0
+  hasWaited = false
   readonly #outlet: StreamOutlet
   #owedBytes = 0
   #isPaused = false
 
   constructor(
     id: number,
-    parts: { readonly fields: readonly string[]; readonly sendWindow: number; readonly outlet: StreamOutlet },
+    parts: { readonly header: HeaderList; readonly sendWindow: number; readonly outlet: StreamOutlet },
   ) {
     this.id = id
-    this.fields = parts.fields
+    this.fields = parts.header.fields
+    this.headerBytes = parts.header.bytes
     this.sendWindow = parts.sendWindow
     this.#outlet = parts.outlet
   }
@@ -69,8 +75,7 @@ export class ServerStream {
   /** Sends bytes of the body after the header; false: wait for `onDrain` before the next ones. */
   send(bytes: Buffer): boolean {
     if (this.isClosed || this.trailers) return true
-    this.backlog.push(bytes)
-    this.#outlet.pump(this)
+    this.#outlet.send(this, bytes)
     this.isDrainAwaited = this.backlog.length > 0 && !this.isClosed
     return !this.isDrainAwaited
   }

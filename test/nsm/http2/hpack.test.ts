@@ -67,8 +67,8 @@ describe('a header decoder', () => {
   test('reads a list over its limit to the end, and says so', () => {
     const decoder = new HeaderDecoder(100)
     const block = encodeHeaders({ a: 'x'.repeat(60), b: 'y'.repeat(60) })
-    expect(decoder.decode(block)).toEqual({ fields: ['a', 'x'.repeat(60)], isTooLarge: true })
-    expect(decoder.decode(encodeHeaders({ c: 'd' }))).toEqual({ fields: ['c', 'd'], isTooLarge: false })
+    expect(decoder.decode(block)).toEqual({ fields: ['a', 'x'.repeat(60)], bytes: 93 * 2, isTooLarge: true })
+    expect(decoder.decode(encodeHeaders({ c: 'd' }))).toEqual({ fields: ['c', 'd'], bytes: 34, isTooLarge: false })
   })
 
   test('counts a field that is named again and again by one byte', () => {

@@ -1,28 +1,28 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { FloodLimit, resetRate } from '../../../src/nsm/http2/flood-limit.ts'
 import { errorCodes, settingIds, settingsPayload } from '../../../src/nsm/http2/frames.ts'
 import { PeerSettings } from '../../../src/nsm/http2/peer-settings.ts'
-import { ResetLimit } from '../../../src/nsm/http2/reset-limit.ts'
 
 describe('the limit of resets', () => {
-  const count = (limit: ResetLimit, times: number, nowMs: number) =>
+  const count = (limit: FloodLimit, times: number, nowMs: number) =>
     Array.from({ length: times }, () => limit.count(nowMs)).filter(Boolean).length
 
   test('allows 500 at once', () => {
-    expect(count(new ResetLimit(), 600, 1_000)).toBe(500)
+    expect(count(new FloodLimit(resetRate), 600, 1_000)).toBe(500)
   })
 
   test('allows 50 more each second, up to 500', () => {
-    const limit = new ResetLimit()
+    const limit = new FloodLimit(resetRate)
     count(limit, 500, 0)
     expect(count(limit, 100, 1_000)).toBe(50)
-    expect(count(new ResetLimit(), 600, 1e9)).toBe(500)
+    expect(count(new FloodLimit(resetRate), 600, 1e9)).toBe(500)
   })
 
   test('never allows more than the burst and the rate, whenever they come', () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.nat(100), fc.nat(2_000))), (steps) => {
-        const limit = new ResetLimit()
+        const limit = new FloodLimit(resetRate)
         let nowMs = 0
         let allowed = 0
         for (const [times, passMs] of steps) {

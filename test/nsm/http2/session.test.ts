@@ -11,65 +11,9 @@ import {
   settingsPayload,
 } from '../../../src/nsm/http2/frames.ts'
 import { encodeHeaders, HeaderDecoder } from '../../../src/nsm/http2/hpack.ts'
-import { ServerSession } from '../../../src/nsm/http2/session.ts'
 import type { ServerStream } from '../../../src/nsm/http2/stream.ts'
 import { cut, readFrames } from './frame-tools.ts'
-
-const request = { ':method': 'POST', ':scheme': 'https', ':path': '/a/b' }
-const settings = (pairs: readonly (readonly [number, number])[] = []) =>
-  frame({ type: frameTypes.settings, flags: 0, streamId: 0 }, settingsPayload(pairs))
-const headers = (streamId: number, set: number = flags.endHeaders, block = encodeHeaders(request)) =>
-  frame({ type: frameTypes.headers, flags: set, streamId }, block)
-const data = (streamId: number, body: string | Buffer, set = 0) =>
-  frame({ type: frameTypes.data, flags: set, streamId }, Buffer.from(body))
-const raw = (type: number, streamId: number, payload: Buffer | string = '', set = 0) =>
-  frame({ type, flags: set, streamId }, Buffer.from(payload))
-const grant = (streamId: number, bytes: number) => numberFrame(frameTypes.windowUpdate, streamId, bytes)
-const endOf = flags.endStream | flags.endHeaders
-
-/** A session whose socket is the test; what it sent is read by `sent`. */
-function connect({ greeting = true, streamsMax = 4 } = {}) {
-  const writes: Buffer[] = []
-  const streams: ServerStream[] = []
-  const heard: string[] = []
-  const state = { isEnded: false, hasRoom: true, unsentBytes: 0 }
-  const session = new ServerSession(
-    {
-      write(bytes) {
-        writes.push(bytes)
-        return state.hasRoom
-      },
-      unsentBytes: () => state.unsentBytes,
-      end() {
-        state.isEnded = true
-      },
-      onStream(stream) {
-        streams.push(stream)
-        stream.listener = {
-          onData: (piece) => heard.push(`${stream.id}: ${piece}`),
-          onEnd: () => heard.push(`${stream.id} end`),
-          onDrain: () => heard.push(`${stream.id} drain`),
-          onClose: () => heard.push(`${stream.id} close`),
-        }
-      },
-    },
-    { streamsMax, headerListMaxBytes: 1_000 },
-  )
-  let nowMs = 0
-  const pass = (ms: number) => {
-    nowMs += ms
-  }
-  const say = (...frames: Buffer[]) => session.receive(Buffer.concat(frames), nowMs)
-  const sent = () => readFrames(Buffer.concat(writes.splice(0)))
-  if (greeting) {
-    say(preface, settings())
-    sent()
-  }
-  return { session, streams, heard, writes, state, say, sent, pass }
-}
-
-const settled = () => new Promise((resolve) => setImmediate(resolve))
-const only = (found: ReturnType<typeof readFrames>, type: number) => found.filter((one) => one.type === type)
+import { connect, data, endOf, grant, headers, only, raw, request, settings, settled } from './session-rig.ts'
 
 describe('a session', () => {
   test('greets with its limits, acknowledges settings and answers a ping with its bytes', () => {
