@@ -1,4 +1,5 @@
-import type { NsmError } from '../base/errors.ts'
+import { NsmError } from '../base/errors.ts'
+import type { Request } from './control.ts'
 import { type PacketWorker, startPacketWorker } from './packet-worker.ts'
 import { loadPlatform } from './tun/open.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
@@ -39,59 +40,117 @@ export interface Tunnel {
   close(): Promise<void>
 }
 
+/** A tunnel whose key and port may change while its interface stays. */
+export interface RestartableTunnel extends Tunnel {
+  /**
+   * Starts packets anew with this key and UDP port (0 = any free one); every peer and session is gone. Throws `CONFLICT` for a
+   * taken port, and then goes on with the port it had.
+   */
+  restart(device: Pick<TunnelConfig, 'privateKey' | 'listenPort'>): Promise<void>
+}
+
+/** As `openRestartableTunnel`. */
+export const openTunnel: (config: TunnelConfig, signal?: AbortSignal) => Promise<Tunnel> = (config, signal) =>
+  openRestartableTunnel(config, signal)
+
 /**
  * Opens a tunnel; its interface is up and has neither addresses nor routes. Throws `PERMISSION` without the right to
  * make a TUN interface, `CONFLICT` when the interface's name or the UDP port is taken.
  */
-export async function openTunnel(config: TunnelConfig, signal?: AbortSignal): Promise<Tunnel> {
+export async function openRestartableTunnel(config: TunnelConfig, signal?: AbortSignal): Promise<RestartableTunnel> {
   const { openTun, openUdp, applyChange } = await loadPlatform()
   signal?.throwIfAborted()
   const tun = openTun(config.interfaceName, { superPackets: !config.singlePackets })
-  const opened: { close(): void }[] = [tun]
+  const tunnel = new MemberTunnel(tun, { openUdp, segments: !config.singlePackets, mtuBytes: config.mtuBytes })
   try {
-    const udp = openUdp({ address: '::', port: config.listenPort })
-    opened.push(udp)
+    await tunnel.start(config, signal)
     applyChange(tun.name, { kind: 'link', mtuBytes: config.mtuBytes, beforeBytes: 0 })
-    const handles = {
-      tun: { fd: tun.fd, vnetHeader: tun.vnetHeader, merging: tun.merging },
-      udp: { fd: udp.fd, segments: !config.singlePackets },
-    }
-    const worker = await startPacketWorker({ kind: 'member', privateKey: config.privateKey, ...handles }, signal)
-    const tunnel = createTunnel(worker, { interfaceName: tun.name, listenPort: udp.port, opened })
-    await Promise.all(config.peers.map((peer) => tunnel.setPeer(peer))).catch(async (error) => {
-      await tunnel.close()
-      throw error
-    })
+    await Promise.all(config.peers.map((peer) => tunnel.setPeer(peer)))
     return tunnel
   } catch (error) {
-    closeAll(opened)
+    await tunnel.close()
     throw error
   }
 }
 
-interface Opened {
-  readonly interfaceName: string
-  readonly listenPort: number
-  readonly opened: { close(): void }[]
+type Platform = Awaited<ReturnType<typeof loadPlatform>>
+type Device = Pick<TunnelConfig, 'privateKey' | 'listenPort'>
+
+interface MemberParts {
+  readonly openUdp: Platform['openUdp']
+  readonly segments: boolean
+  readonly mtuBytes: number
 }
 
-function createTunnel({ control, close }: PacketWorker, { interfaceName, listenPort, opened }: Opened): Tunnel {
-  return {
-    interfaceName,
-    listenPort,
-    failed: control.failed,
-    setPeer: async (peer) => void (await control.ask({ kind: 'setPeer', peer })),
-    removePeer: async (publicKey) => void (await control.ask({ kind: 'removePeer', publicKey })),
-    handshake: async (publicKey, signal) => void (await control.ask({ kind: 'handshake', publicKey }, signal)),
-    stats: async () => (await control.ask({ kind: 'stats' })) ?? { peers: [], counters: {} },
-    async close() {
-      await close()
-      closeAll(opened)
-    },
+/** One interface for good; a UDP socket and a packet worker that may be replaced. */
+class MemberTunnel implements RestartableTunnel {
+  readonly interfaceName: string
+  readonly failed: Promise<NsmError>
+  readonly #failed = Promise.withResolvers<NsmError>()
+  readonly #parts: MemberParts
+  #tun: ReturnType<Platform['openTun']> | undefined
+  #udp: ReturnType<Platform['openUdp']> | undefined
+  #worker: PacketWorker | undefined
+
+  constructor(tun: ReturnType<Platform['openTun']>, parts: MemberParts) {
+    this.interfaceName = tun.name
+    this.failed = this.#failed.promise
+    this.#tun = tun
+    this.#parts = parts
+  }
+
+  get listenPort(): number {
+    return this.#udp?.port ?? 0
+  }
+
+  async start({ privateKey, listenPort }: Device, signal?: AbortSignal): Promise<void> {
+    if (!this.#tun) throw closed()
+    const { fd, vnetHeader, merging } = this.#tun
+    const { openUdp, segments, mtuBytes } = this.#parts
+    const udp = listenPort === this.#udp?.port ? this.#udp : openUdp({ address: '::', port: listenPort })
+    // A number that was given back may belong to another file: nobody reads the old socket when it is closed.
+    await this.#worker?.close()
+    if (this.#udp !== udp) this.#udp?.close()
+    this.#udp = udp
+    const handles = { tun: { fd, vnetHeader, merging }, udp: { fd: udp.fd, segments } }
+    this.#worker = await startPacketWorker({ kind: 'member', privateKey, mtuBytes, ...handles }, signal)
+    void this.#worker.control.failed.then((error) => this.#failed.resolve(error))
+  }
+
+  restart(device: Device): Promise<void> {
+    return this.start(device)
+  }
+
+  async setPeer(peer: PeerSettings): Promise<void> {
+    await this.#ask({ kind: 'setPeer', peer })
+  }
+
+  async removePeer(publicKey: Uint8Array): Promise<void> {
+    await this.#ask({ kind: 'removePeer', publicKey })
+  }
+
+  async handshake(publicKey: Uint8Array, signal: AbortSignal): Promise<void> {
+    await this.#ask({ kind: 'handshake', publicKey }, signal)
+  }
+
+  async stats(): Promise<TunnelStats> {
+    return (await this.#ask({ kind: 'stats' })) ?? { peers: [], counters: {} }
+  }
+
+  async close(): Promise<void> {
+    await this.#worker?.close()
+    this.#udp?.close()
+    this.#tun?.close()
+    this.#udp = undefined
+    this.#tun = undefined
+  }
+
+  async #ask(request: Request, signal?: AbortSignal): Promise<TunnelStats | undefined> {
+    if (!this.#worker) throw closed()
+    return this.#worker.control.ask(request, signal)
   }
 }
 
-/** Closes each once: a number that was given back may belong to another file. */
-function closeAll(opened: { close(): void }[]): void {
-  for (const resource of opened.splice(0)) resource.close()
+function closed(): NsmError {
+  return new NsmError('NOT_READY', 'the tunnel is closed', 'connect again')
 }

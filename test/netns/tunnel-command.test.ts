@@ -217,6 +217,16 @@ describe.skipIf(reason)(`nsm tunnel${reason ? `: skipped, ${reason}` : ''}`, () 
     expect(await inside(ours, 'ip', 'rule')).toBe(rules)
   })
 
+  test('a background process that is killed leaves neither rule nor route of a default route', async () => {
+    const rules = await inside(ours, 'ip', 'rule')
+    expect(await nsm('tunnel', 'up', join(files.dir, `${name}.conf`))).toMatchObject({ code: 0 })
+    expect(await inside(ours, 'ip', 'rule')).toContain('suppress_prefixlength 0')
+    process.kill(JSON.parse((await nsm('version', '--json')).out).daemon.pid, 'SIGKILL')
+    await expect.poll(() => inside(ours, 'ip', 'rule'), { timeout: 10_000 }).toBe(rules)
+    expect(await inside(ours, 'ip', 'route', 'show', 'table', 'all')).not.toContain('28277')
+    expect(await nsm('tunnel', 'down', name)).toMatchObject({ code: 0 })
+  })
+
   test('a tunnel whose interface is deleted is failed, says so, and its prefixes lead nowhere else', async () => {
     await nsm('tunnel', 'up', files.write(`${name}.conf`, config))
     await inside(ours, 'ip', 'route', 'add', 'default', 'via', '192.0.2.2')

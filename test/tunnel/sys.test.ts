@@ -1,7 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { errno, errnoName, systemError } from '../../src/tunnel/sys/errno.ts'
+import { giveMemoryBack } from '../../src/tunnel/sys/heap.ts'
 import { MessageHeaders } from '../../src/tunnel/sys/message-headers.ts'
+import { loadKoffi } from '../../src/tunnel/sys/native.ts'
 import { askKernel, attribute, joinBytes, number32, readAttributes } from '../../src/tunnel/sys/netlink.ts'
 
 const onLinux = process.platform === 'linux'
@@ -29,6 +31,36 @@ describe('systemError', () => {
   test('a number without a name is written as it is', () => {
     expect(errnoName(12_345)).toBe('errno 12345')
     expect(errnoName(errno.EBUSY)).toBe('EBUSY')
+  })
+})
+
+/** Only the GNU C library has the call. */
+const canTrim = (() => {
+  try {
+    return Boolean(loadKoffi().load(null).func('int malloc_trim(size_t pad)'))
+  } catch {
+    return false
+  }
+})()
+
+describe('giveMemoryBack', () => {
+  test.skipIf(!canTrim)('gives freed memory below memory in use back to the system (needs malloc_trim)', () => {
+    const library = loadKoffi().load(null)
+    const malloc: (bytes: number) => number = library.func('uintptr_t malloc(size_t bytes)')
+    const free: (pointer: number) => void = library.func('void free(uintptr_t pointer)')
+    // Each has a header on its own page, so all of it is resident; the last one keeps the heap's end in use.
+    const blocks = Array.from({ length: 20_000 }, () => malloc(4_000))
+    const last = malloc(4_000)
+    for (const block of blocks) free(block)
+    const before = process.memoryUsage().rss
+    giveMemoryBack()
+    expect(before - process.memoryUsage().rss).toBeGreaterThan(20_000_000)
+    free(last)
+  })
+
+  test('may be called again and again', () => {
+    giveMemoryBack()
+    expect(() => giveMemoryBack()).not.toThrow()
   })
 })
 

@@ -1,0 +1,18 @@
+import { rm } from 'node:fs/promises'
+import type { Server } from 'node:net'
+import { NsmError } from './errors.ts'
+
+/**
+ * Listens on a unix socket that only this user may open, not even for a moment anybody else. A file of that name is removed:
+ * the caller knows that nobody serves it. Throws `CONFLICT`.
+ */
+export async function listenPrivately(server: Server, path: string): Promise<void> {
+  await rm(path, { force: true })
+  const before = process.umask(0o177)
+  return new Promise<void>((resolve, reject) => {
+    server.once('error', (cause) => {
+      reject(new NsmError('CONFLICT', `cannot listen on ${path}: ${cause.message}`, `remove ${path}`, { cause }))
+    })
+    server.listen(path, resolve)
+  }).finally(() => process.umask(before))
+}

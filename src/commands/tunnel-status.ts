@@ -1,0 +1,27 @@
+import { NsmError } from '../base/errors.ts'
+import type { TunnelStatusResult } from '../daemon/tunnel-protocol.ts'
+import { NsmCommand } from '../ui/nsm-command.ts'
+import { tunnelsText } from '../ui/tunnel-text.ts'
+
+/** `nsm tunnel status`: the plain tunnels and their peers; never starts the background process. */
+export class TunnelStatus extends NsmCommand {
+  static override description = 'wg show tells the same of interfaces that have a control socket.'
+  static override examples = ['nsm tunnel status', 'nsm tunnel status --json']
+
+  async run(): Promise<TunnelStatusResult> {
+    await this.parse(TunnelStatus)
+    const status = await this.#ask()
+    const { wallMs, isTerminal } = this.context
+    this.log(tunnelsText(status.tunnels, { nowMs: wallMs(), relative: isTerminal }))
+    return status
+  }
+
+  async #ask(): Promise<TunnelStatusResult> {
+    try {
+      return await this.withDaemon(false, (daemon) => daemon.tunnelStatus())
+    } catch (error) {
+      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
+      return { apiVersion: 'nsm/tunnel-status/v1', tunnels: [] }
+    }
+  }
+}

@@ -1,0 +1,139 @@
+import type { Clock } from '../base/clock.ts'
+import { NsmError } from '../base/errors.ts'
+import { createTurns } from '../base/turns.ts'
+import { keyToBase64, keyToHex } from './key-text.ts'
+import { errno } from './sys/errno.ts'
+import type { RestartableTunnel } from './tunnels.ts'
+import { getLines, type HandshakeMoment, handshakeMoments } from './uapi-get.ts'
+import { applySet, type DeviceSettings } from './uapi-set.ts'
+import { generatePrivateKey, type PeerSettings, publicKeyOf } from './wireguard/engine.ts'
+
+/** What a control socket asks of one interface. */
+export interface UapiDevice {
+  /** The lines that answer `get=1`. */
+  get(): Promise<string[]>
+  /** Does what the lines behind `set=1` say; 0 or the number of an error. */
+  set(lines: readonly string[]): Promise<number>
+}
+
+/** What of a tunnel a control socket changes. */
+export type ControlledTunnel = Pick<RestartableTunnel, 'listenPort' | 'setPeer' | 'removePeer' | 'stats' | 'restart'>
+
+/** Keeps a tunnel as its settings say: each change is the difference to what was before, and one goes after the other. */
+export class DeviceControl implements UapiDevice {
+  readonly #tunnel: ControlledTunnel
+  readonly #handshakeMoment: HandshakeMoment
+  readonly #turns = createTurns()
+  #settings: DeviceSettings
+
+  /** `settings` are those the tunnel was opened with. */
+  constructor(tunnel: ControlledTunnel, settings: DeviceSettings, clock: Pick<Clock, 'wallMs'>) {
+    this.#tunnel = tunnel
+    this.#settings = settings
+    this.#handshakeMoment = handshakeMoments(clock)
+  }
+
+  /** Settings in force; the port is the open one. */
+  get settings(): DeviceSettings {
+    return { ...this.#settings, listenPort: this.#tunnel.listenPort }
+  }
+
+  async get(): Promise<string[]> {
+    const stats = await this.#tunnel.stats()
+    return getLines(this.settings, stats, this.#handshakeMoment)
+  }
+
+  set(lines: readonly string[]): Promise<number> {
+    return this.#turns.run('set', async () => {
+      const after = applySet(lines, this.#settings)
+      if (typeof after === 'number') return after
+      try {
+        return await this.#become(await this.#withRoamed(withoutOwnKey(after)))
+      } catch (error) {
+        return errnoOf(error)
+      }
+    })
+  }
+
+  /** A peer that moved stays where it is heard, unless this very request says where it is. */
+  async #withRoamed(after: DeviceSettings): Promise<DeviceSettings> {
+    const heard = new Map((await this.#tunnel.stats()).peers.map(({ publicKey, endpoint }) => [publicKey, endpoint]))
+    const peers = after.peers.map((peer) => {
+      const isNamed = find(this.#settings.peers, peer)?.endpoint !== peer.endpoint
+      const endpoint = isNamed ? peer.endpoint : (heard.get(keyToBase64(peer.publicKey)) ?? peer.endpoint)
+      return endpoint ? { ...peer, endpoint } : peer
+    })
+    return { ...after, peers }
+  }
+
+  async #become(after: DeviceSettings): Promise<number> {
+    const before = this.#settings
+    const isNew = !sameBytes(before.privateKey, after.privateKey) || before.listenPort !== after.listenPort
+    if (isNew) {
+      await this.#tunnel.restart({
+        privateKey: after.privateKey ?? generatePrivateKey(),
+        listenPort: after.listenPort,
+      })
+    }
+    const inForce = isNew || !before.privateKey ? [] : before.peers
+    this.#settings = { ...after, peers: [] }
+    const gone = inForce.filter((peer) => needsRemoval(peer, find(after.peers, peer)))
+    for (const { publicKey } of gone) await this.#tunnel.removePeer(publicKey)
+    return this.#setPeers(
+      after,
+      inForce.filter((peer) => !gone.includes(peer)),
+    )
+  }
+
+  /** A peer that cannot be is left out, and the others are set all the same. A device without a key has peers on paper. */
+  async #setPeers(after: DeviceSettings, inForce: readonly PeerSettings[]): Promise<number> {
+    let failure = 0
+    const peers: PeerSettings[] = []
+    for (const peer of after.peers) {
+      try {
+        const isSet = after.privateKey === undefined || samePeer(find(inForce, peer), peer)
+        if (!isSet) await this.#tunnel.setPeer(peer)
+        peers.push(peer)
+      } catch (error) {
+        failure = errnoOf(error)
+      }
+    }
+    this.#settings = { ...after, peers }
+    return failure
+  }
+}
+
+/** [wireguard-go device/uapi.go] A peer with the device's own key is passed over. */
+function withoutOwnKey(settings: DeviceSettings): DeviceSettings {
+  const own = settings.privateKey && publicKeyOf(settings.privateKey)
+  return { ...settings, peers: settings.peers.filter(({ publicKey }) => !sameBytes(publicKey, own)) }
+}
+
+function find(peers: readonly PeerSettings[], { publicKey }: PeerSettings): PeerSettings | undefined {
+  return peers.find((peer) => sameBytes(peer.publicKey, publicKey))
+}
+
+/** The engine keeps a peer's keys for its whole life. */
+function needsRemoval(before: PeerSettings, after: PeerSettings | undefined): boolean {
+  return !after || !sameBytes(before.presharedKey, after.presharedKey)
+}
+
+function samePeer(before: PeerSettings | undefined, after: PeerSettings): boolean {
+  return before !== undefined && JSON.stringify(textOf(before)) === JSON.stringify(textOf(after))
+}
+
+function textOf({ publicKey, keepaliveSeconds, endpoint, allowedPrefixes }: PeerSettings) {
+  return [keyToHex(publicKey), keepaliveSeconds, endpoint, allowedPrefixes]
+}
+
+function sameBytes(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
+  return a === undefined || b === undefined ? a === b : Buffer.compare(a, b) === 0
+}
+
+function errnoOf(error: unknown): number {
+  if (!(error instanceof NsmError)) throw error
+  if (error.code === 'USAGE') return errno.EINVAL
+  if (error.code === 'PERMISSION') return errno.EACCES
+  if (error.code !== 'CONFLICT' && error.code !== 'REFUSED') return errno.EIO
+  return error.message.includes('UDP port') ? errno.EADDRINUSE : errno.ENOSPC
+}
