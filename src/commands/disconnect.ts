@@ -8,7 +8,7 @@ import { NsmCommand } from '../ui/nsm-command.ts'
 /** `nsm disconnect`: leaves network services; leaving twice is no failure. */
 export class Disconnect extends NsmCommand {
   static override description =
-    'Without an argument every service is left. Addresses, routes and the resolver file are put back as they were,\n' +
+    'Without an argument every service is left. Addresses, routes and the system resolver are put back as they were,\n' +
     'also when the background process was killed before.'
   static override examples = ['nsm disconnect', 'nsm disconnect my-networkservice-1']
   static override args = {

@@ -2,13 +2,20 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
 import { type Dns, type DnsStatus, listenCandidates, openDns, type ScopeConfig } from '../dns/dns.ts'
-import { installSystemDns, readSystemUpstreams, type Served, type SystemDns } from '../dns/os/open.ts'
+import {
+  type ChosenSystemDns,
+  type HostUpstream,
+  installSystemDns,
+  type MethodName,
+  readSystemUpstreams,
+  type Served,
+} from '../dns/os/open.ts'
 import { resolverJournalPath } from './journal.ts'
 
 /** The resolver and its place in the system, for all connections together. */
 export interface Names {
   /** The resolvers in use on this machine, ours not among them. */
-  upstreams(): Promise<readonly { readonly address: string; readonly port: number }[]>
+  upstreams(): Promise<readonly HostUpstream[]>
   /** Opens the listener ahead of the first `attach`; errors show there. */
   prepare(): void
   /** Serves a connection's scopes; the first one makes the system ask us. */
@@ -18,8 +25,16 @@ export interface Names {
   /** The resolver itself; undefined while nothing is attached. */
   resolver(): Dns | undefined
   /** Undefined while nothing is attached. */
-  status(): (DnsStatus & { readonly listening: string }) | undefined
+  status(): NamesStatus | undefined
   close(): Promise<void>
+}
+
+/** The resolver and its place in the system. */
+export type NamesStatus = DnsStatus & {
+  /** `address:port` of UDP and TCP. */
+  readonly listening: string
+  /** How the system is made to ask us, and why in this way; undefined until it is. */
+  readonly system?: { readonly method: MethodName; readonly why: string }
 }
 
 /** What a connection wants served. */
@@ -64,14 +79,16 @@ class SystemNames {
   readonly #parts: NamesParts
   readonly #attached = new Map<string, AttachedNames>()
   #dns: Dns | undefined
-  #system: SystemDns | undefined
+  #system: ChosenSystemDns | undefined
+  /** Those of the network that the machine is in at the moment. */
+  #hostUpstreams: readonly HostUpstream[] = []
 
   constructor(parts: NamesParts) {
     this.#parts = parts
   }
 
-  async upstreams(): Promise<readonly { readonly address: string; readonly port: number }[]> {
-    if (this.#system) return this.#system.previousUpstreams
+  async upstreams(): Promise<readonly HostUpstream[]> {
+    if (this.#system) return this.#hostUpstreams
     const read = this.#parts.readSystemUpstreams ?? readSystemUpstreams
     return (await read(this.#parts.settings.resolvConf)).upstreams
   }
@@ -97,9 +114,14 @@ class SystemNames {
       listener: dns.listening,
       ...this.#served(),
       log,
-      onForeignUpstreams: (upstreams) => dns.setDefaultUpstreams(upstreams),
+      onForeignUpstreams: (upstreams) => this.#useUpstreams(dns, upstreams),
     })
-    dns.setDefaultUpstreams(this.#system.previousUpstreams)
+    this.#useUpstreams(dns, this.#system.previousUpstreams)
+  }
+
+  #useUpstreams(dns: Dns, upstreams: readonly HostUpstream[]): void {
+    this.#hostUpstreams = upstreams
+    dns.setDefaultUpstreams(upstreams)
   }
 
   async detach(owner: string): Promise<void> {
@@ -127,11 +149,12 @@ class SystemNames {
     return this.#attached.size === 0 ? undefined : this.#dns
   }
 
-  status(): (DnsStatus & { readonly listening: string }) | undefined {
+  status(): NamesStatus | undefined {
     const dns = this.resolver()
     if (!dns) return undefined
     const { address, port } = dns.listening
-    return { ...dns.status(), listening: `${address}:${port}` }
+    const system = this.#system && { method: this.#system.method, why: this.#system.why }
+    return { ...dns.status(), listening: `${address}:${port}`, ...(system ? { system } : {}) }
   }
 
   #served(): Served {

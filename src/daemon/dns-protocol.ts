@@ -1,4 +1,5 @@
-import type { DnsStatus, Trace } from '../dns/dns.ts'
+import type { NamesStatus } from '../connection/names.ts'
+import type { Trace } from '../dns/dns.ts'
 import type { MessageText } from '../dns/message-text.ts'
 
 export type { Contestant, ScopeFigures, ScopeStatus, Trace, TraceHop } from '../dns/dns.ts'
@@ -7,10 +8,7 @@ export type { MessageText, RecordText } from '../dns/message-text.ts'
 /** Answer to `dnsStatus`; without `resolver` no service brings names, so none runs. */
 export interface DnsStatusResult {
   readonly apiVersion: 'nsm/dns-status/v1'
-  readonly resolver?: DnsStatus & {
-    /** `address:port` of UDP and TCP. */
-    readonly listening: string
-  }
+  readonly resolver?: NamesStatus
 }
 
 /** What `dnsTrace` asks for. */

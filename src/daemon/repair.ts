@@ -3,6 +3,7 @@ import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
 import { clearJournal, readJournal, resolverJournalPath } from '../connection/journal.ts'
 import { repairSystemDns } from '../dns/os/open.ts'
+import { removeLeftGuards } from '../tunnel/tun/fence.ts'
 import { takeLock } from './lock.ts'
 import { lockPath } from './paths.ts'
 
@@ -24,17 +25,20 @@ export async function repairMachine(settings: Settings, log: Log): Promise<Repai
 }
 
 /**
- * The same for the holder of the lock. Interfaces and their routes went with the process that had them open: an interface
- * of a remembered name belongs to somebody else by now, and only the journal is cleared.
+ * The same for the holder of the lock. Interfaces, their routes and the packet filter went with the process that had them
+ * open: an interface of a remembered name belongs to somebody else by now, and only the journal is cleared. The routes that
+ * refuse a service's packets did not.
  */
 export async function repairLeftovers(settings: Settings, log: Log): Promise<Repaired> {
   const interfaceNames = await readJournal(settings.stateDir)
+  const guards = interfaceNames.length > 0 ? await removeLeftGuards() : []
   if (interfaceNames.length > 0) await clearJournal(settings.stateDir)
   const resolver = await repairSystemDns({ journalPath: resolverJournalPath(settings.stateDir), log })
   const repaired = [
     ...interfaceNames.map((name) => `interface ${name} forgotten`),
-    ...(resolver === 'restored' ? [`${settings.resolvConf} restored`] : []),
-    ...(resolver === 'left' ? [`${settings.resolvConf} was changed by another program and left alone`] : []),
+    ...guards.map((prefix) => `route unreachable ${prefix} removed`),
+    ...(resolver === 'restored' ? ['system resolver restored'] : []),
+    ...(resolver === 'left' ? ['system resolver was changed by another program and left alone'] : []),
   ]
   if (repaired.length > 0) log.info('the machine was repaired', { what: repaired.join('; ') })
   return { repaired }

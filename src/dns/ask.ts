@@ -161,7 +161,7 @@ export class Ask implements Voice, Waiter {
  * Header, the question as the client spelt it, our own OPT: nothing else of the client goes up. The id is set by the sender.
  * RD, CD and AD are the client's.
  */
-export function upstreamMessage(query: Query, withEdns: boolean): Buffer {
+function upstreamMessage(query: Query, withEdns: boolean): Buffer {
   const message = Buffer.allocUnsafe(query.questionEnd + (withEdns ? 11 : 0))
   message.set(query.bytes.subarray(0, query.questionEnd))
   write16(message, 2, query.flags & (flag.recursionDesired | flag.checkingDisabled | flag.authenticData))

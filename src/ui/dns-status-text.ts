@@ -7,7 +7,7 @@ import { columns } from './columns.ts'
 export function dnsStatusText(status: DnsStatusResult): string {
   const { resolver } = status
   if (!resolver) return '# no resolver runs: no service brings names'
-  const { counters, cache, scopes, others } = resolver
+  const { counters, cache, scopes, others, system } = resolver
   const drops = Object.entries(counters.drops).filter(([, count]) => count > 0)
   return [
     ...columns([
@@ -17,6 +17,7 @@ export function dnsStatusText(status: DnsStatusResult): string {
     ]),
     ...prices(scopes),
     ...resolver.upstreams.map(upstreamLine),
+    ...(system ? [`# system resolver set by way of ${wayText[system.method]}: ${system.why}`] : []),
     `# listens on ${resolver.listening}; ${counters.queries} queries, ${counters.cacheHits} from the cache, ${counters.joined} joined, ${counters.unreachable} without any answer`,
     `# cache: ${cache.entries} replies, ${byteText(cache.bytes)}`,
     ...(drops.length === 0
@@ -26,6 +27,13 @@ export function dnsStatusText(status: DnsStatusResult): string {
     .map(printable)
     .join('\n')
 }
+
+const wayText = {
+  file: 'the resolver file',
+  resolved: 'systemd-resolved',
+  openresolv: 'a record of openresolv',
+  resolvconf: 'a record of resolvconf',
+} as const
 
 function upstreamLine(one: Upstream): string {
   const quality = [

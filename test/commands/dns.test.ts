@@ -25,6 +25,7 @@ describe('dns status', () => {
       '(other names)  -          192.168.1.1  5        2       2        1     0       -',
       '# names under corp.example are also asked at 192.168.1.1',
       '# upstream 10.64.0.1 port 53: 1.5 ms, 3 sent, 2 replies, 1 silences, 0 unreachable, 1 forged or broken, not waited for',
+      '# system resolver set by way of systemd-resolved: programs ask systemd-resolved 252',
       '# listens on 127.0.0.55:53; 12 queries, 4 from the cache, 1 joined, 1 without any answer',
       '# cache: 3 replies, 2.0 KiB',
       '# dropped or refused: malformed 2, foreign-peer 1',

@@ -27,6 +27,7 @@ export const dnsStatus: DnsStatusResult = {
   apiVersion: 'nsm/dns-status/v1',
   resolver: {
     listening: '127.0.0.55:53',
+    system: { method: 'resolved', why: 'programs ask systemd-resolved 252' },
     scopes: [
       {
         suffix: 'corp.example',

@@ -6,6 +6,13 @@ import { checkOwnName, type OwnNameCheck } from '../../src/connection/own-name.t
 import { FakeClock } from './fake-clock.ts'
 
 const host = [{ address: '192.0.2.254', port: 53 }]
+const installed = {
+  method: 'file' as const,
+  why: 'the machine is like that',
+  previousUpstreams: host,
+  update: async () => {},
+  restore: async () => {},
+}
 const attached = (domain: string) => ({
   scopes: [{ suffix: domain, mode: 'fanout' as const, upstreams: [{ address: '10.64.0.0', port: 53 }] }],
   searchDomains: [domain],
@@ -43,6 +50,7 @@ function rig(more: Partial<NamesParts> = {}) {
       done.push(`install ${searchDomains}`)
       return {
         method: 'file',
+        why: 'the machine is like that',
         previousUpstreams: host,
         update: async ({ searchDomains: changed }) => void done.push(`update ${changed}`),
         restore: async () => void done.push('restore'),
@@ -58,7 +66,10 @@ describe('createNames', () => {
     const { names, done } = rig()
     await names.attach('a', attached('blue'))
     await names.attach('b', attached('green'))
-    expect(names.status()?.listening).toBe('127.0.0.55:53')
+    expect(names.status()).toMatchObject({
+      listening: '127.0.0.55:53',
+      system: { method: 'file', why: 'the machine is like that' },
+    })
     await names.detach('a')
     await names.detach('b')
     await names.detach('b')
@@ -83,6 +94,7 @@ describe('createNames', () => {
         told.push({ searchDomains, links })
         return {
           method: 'resolved',
+          why: 'the machine is like that',
           previousUpstreams: host,
           update: async (served) => void told.push(served),
           restore: async () => {},
@@ -107,12 +119,13 @@ describe('createNames', () => {
     const { names, done } = rig({
       installSystemDns: async ({ onForeignUpstreams }) => {
         foreign = (upstreams) => onForeignUpstreams?.(upstreams)
-        return { method: 'file', previousUpstreams: host, update: async () => {}, restore: async () => {} }
+        return installed
       },
     })
     await names.attach('a', attached('blue'))
     foreign([{ address: '198.51.100.53', port: 53 }])
     expect(done).toEqual(['open', 'scopes a', 'defaults 198.51.100.53'])
+    expect(await names.upstreams()).toEqual([{ address: '198.51.100.53', port: 53 }])
   })
 
   test('gives its resolver only while something is attached', async () => {
@@ -143,7 +156,7 @@ describe('createNames', () => {
     const { names } = rig({
       installSystemDns: async () => {
         if (fails) throw new NsmError('PERMISSION', 'read-only', 'mount it')
-        return { method: 'file', previousUpstreams: host, update: async () => {}, restore: async () => {} }
+        return installed
       },
     })
     await expect(names.attach('a', attached('blue'))).rejects.toMatchObject({ code: 'PERMISSION' })

@@ -115,6 +115,21 @@ describe.skipIf(whyNot)(`systemd-resolved${whyNot ? ` (skipped, ${whyNot})` : ''
     await inRoom.shell(nsm0)
   })
 
+  test('that loses the setting again and again is left alone, and is told of the next service and watched anew', async () => {
+    const before = await inRoom.picture()
+    const nsm = await inRoom.serve()
+    const hasGivenWay = () => nsm.said.some((line) => line.includes('keeps changing'))
+    while (!hasGivenWay()) await inRoom.shell('resolvectl revert nsm0')
+    expect(await inRoom.shell('resolvectl dns nsm0')).not.toContain('.55')
+    nsm.tell('green')
+    await nsm.says('green')
+    expect(await inRoom.shell('resolvectl dns nsm1; resolvectl domain nsm1')).toMatch(/127.0.0.55\n.*~green.test\n/)
+    await inRoom.shell('resolvectl revert nsm1')
+    await vi.waitFor(async () => expect(await inRoom.shell('resolvectl dns nsm1')).toContain('127.0.0.55'))
+    await nsm.stop('SIGTERM')
+    expect(await inRoom.picture()).toBe(before)
+  })
+
   test('tells nsm of the resolvers that a new network brings', async () => {
     const nsm = await inRoom.serve()
     await inRoom.shell('resolvectl dns nsm1 192.0.2.99')

@@ -26,13 +26,16 @@ async function serve(link = blue): Promise<void> {
   const { upstreams: defaultUpstreams } = await readSystemUpstreams(resolvConf)
   const dns = await openDns({ clock: systemClock, log: silentLog, listen: listenCandidates, defaultUpstreams })
   dns.setScopes('c1', [{ suffix: 'svc.test', mode: 'exclusive', upstreams: [{ address: '127.0.0.3', port: 53 }] }])
+  let isSet = false
   const system = await installSystemDns({
     ...common,
     listener: dns.listening,
+    log: { ...silentLog, warn: (sentence) => isSet && say({ warned: sentence }) },
     searchDomains: ['svc.test'],
     links: [link],
     onForeignUpstreams: (upstreams) => say({ foreign: upstreams.map(({ address }) => address) }),
   })
+  isSet = true
   dns.setDefaultUpstreams(system.previousUpstreams)
   process.on('SIGTERM', () => void system.restore().then(() => process.exit(0)))
   say({ method: system.method, previous: system.previousUpstreams.map(({ address }) => address) })

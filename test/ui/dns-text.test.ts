@@ -58,6 +58,16 @@ test('dnsStatusText names the servers of scopes of the same price once, and no r
   expect(text).toContain('# upstream 10.64.0.1 port 53: no reply yet, 3 sent')
 })
 
+test('dnsStatusText says how the system is set and why, once it is', () => {
+  expect(dnsStatusText(dnsStatus).split('\n')).toContain(
+    '# system resolver set by way of systemd-resolved: programs ask systemd-resolved 252',
+  )
+  const { resolver } = dnsStatus
+  const { system: _, ...rest } = resolver ?? {}
+  const unset: DnsStatusResult = JSON.parse(JSON.stringify({ ...dnsStatus, resolver: rest }))
+  expect(dnsStatusText(unset)).not.toContain('system resolver')
+})
+
 test('dnsServeText is one line for the address and one per scope', () => {
   const scopes = [
     { suffix: '.', mode: 'fanout', servers: ['10.0.0.1', '10.0.0.2:54'] },

@@ -28,16 +28,38 @@ export interface DnsProbes {
  */
 const loopbackServerVersion = 252
 
+/** A way to make the system ask us, and what it was chosen for, in words for a person. */
+export interface Choice {
+  readonly method: MethodName
+  readonly why: string
+}
+
 /** Chooses how to make the system ask us: by the setting whose life is the shortest. */
-export function chooseMethod(found: DnsProbes): MethodName {
-  if (!found.isSystemFile || found.keepsInode || found.resolvConf === undefined) return 'file'
-  if (asksResolved(found)) {
-    const canLinks = found.hasLinks && (found.resolvedVersion ?? 0) >= loopbackServerVersion
-    return canLinks ? 'resolved' : 'file'
+export function chooseMethod(found: DnsProbes): Choice {
+  if (!found.isSystemFile) return file('another resolver file than the system reads is set')
+  if (found.resolvConf === undefined) return file('the machine has no resolver file')
+  if (found.keepsInode) return file('the resolver file is a mount or of another name space')
+  if (asksResolved(found)) return throughResolved(found)
+  if (!isResolvconfs(found.resolvConf)) return file('nothing that nsm knows keeps the resolver file')
+  if (found.resolvconf === 'openresolv') {
+    return { method: 'openresolv', why: 'openresolv makes the resolver file of records' }
   }
-  if (!isResolvconfs(found.resolvConf)) return 'file'
-  if (found.resolvconf === 'openresolv') return 'openresolv'
-  return found.resolvconf === 'debian' && found.realPath === debianFile ? 'resolvconf' : 'file'
+  if (found.resolvconf !== 'debian') return file('resolvconf made the resolver file, and cannot be asked')
+  if (found.realPath !== debianFile) return file(`the resolver file does not lead to ${debianFile}`)
+  return { method: 'resolvconf', why: 'resolvconf of Debian makes the resolver file of records' }
+}
+
+function throughResolved({ hasLinks, resolvedVersion }: DnsProbes): Choice {
+  if (resolvedVersion === undefined) return file('systemd-resolved is asked for names, and cannot be told anything')
+  if (resolvedVersion < loopbackServerVersion) {
+    return file(`systemd-resolved ${resolvedVersion} reaches no server on loopback for an interface`)
+  }
+  if (!hasLinks) return file('a service has no interface that systemd-resolved could be told of')
+  return { method: 'resolved', why: `programs ask systemd-resolved ${resolvedVersion}` }
+}
+
+function file(why: string): Choice {
+  return { method: 'file', why }
 }
 
 /** Without the link to it, Debian's program writes a file that nobody reads. */

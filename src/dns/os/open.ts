@@ -1,9 +1,17 @@
 import { NsmError } from '../../base/errors.ts'
 import type { Log } from '../../base/log.ts'
 import { readUpstreams } from './host-upstreams.ts'
-import type { HostUpstream, RestoreResult, Served, SystemDns, SystemDnsSettings, SystemLink } from './system-dns.ts'
+import type {
+  ChosenSystemDns,
+  HostUpstream,
+  MethodName,
+  RestoreResult,
+  Served,
+  SystemDnsSettings,
+  SystemLink,
+} from './system-dns.ts'
 
-export type { HostUpstream, Served, SystemDns, SystemDnsSettings, SystemLink }
+export type { ChosenSystemDns, HostUpstream, MethodName, Served, SystemDnsSettings, SystemLink }
 
 /** The host's own resolvers and search domains, from its resolver file; systemd-resolved's stub is looked through. */
 export async function readSystemUpstreams(
@@ -13,7 +21,7 @@ export async function readSystemUpstreams(
 }
 
 /** Makes the system ask our listener, journal first. Throws `PERMISSION`, `CONFLICT`, or `USAGE` on an unsupported system. */
-export async function installSystemDns(settings: SystemDnsSettings): Promise<SystemDns> {
+export async function installSystemDns(settings: SystemDnsSettings): Promise<ChosenSystemDns> {
   return (await load()).installOnLinux(settings)
 }
 

@@ -36,6 +36,11 @@ export interface SystemDns {
   readonly restore: Undo
 }
 
+/** The same, and why it is made in this way, in words for a person. */
+export interface ChosenSystemDns extends SystemDns {
+  readonly why: string
+}
+
 /** What an installation is made from. */
 export interface SystemDnsSettings extends Served {
   readonly resolvConf: string

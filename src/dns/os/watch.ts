@@ -20,7 +20,10 @@ export interface WatchSettings {
 
 /** A running watch. */
 export interface ResolvWatch {
-  /** Runs a change of our own while no foreign one is looked at; not at all once the file was left to another program. */
+  /**
+   * Runs a change of our own while no foreign one is looked at. What was left to another program is taken up again first: a
+   * service that comes later is to have its names. Only what another nsm holds stays with it, and the change is not run.
+   */
   exclusively(change: () => Promise<void>): Promise<void>
   /** Ends the watch and waits for a change under way. */
   close(): Promise<void>
@@ -33,18 +36,17 @@ export function watchResolvFile(settings: WatchSettings): ResolvWatch {
   let closed = false
   let leftToOthers = false
   let reapplied: number[] = []
-  const exclusively = (change: () => Promise<void>) => {
-    const done = queue.then(() => (leftToOthers ? undefined : change()))
+  const inTurn = (work: () => Promise<void>) => {
+    const done = queue.then(work)
     queue = done.catch(() => {})
     return done
   }
   const leave = (sentence: string) => {
     leftToOthers = true
-    watcher?.close()
     log.warn(sentence, { path })
   }
   const look = async () => {
-    if (closed) return
+    if (closed || leftToOthers) return
     const text = (await contentOf(path))?.toString('utf8') ?? ''
     if (text === '' || settings.isOurs(text)) return
     if (settings.isAnothers(text)) return leave('another nsm has taken the resolver file; it is left to it')
@@ -53,12 +55,21 @@ export function watchResolvFile(settings: WatchSettings): ResolvWatch {
     if (reapplied.length <= reappliesMax) return settings.reapply(text)
     leave('another program keeps changing the resolver file; it is left to it')
   }
+  const takeUp = () => {
+    leftToOthers = false
+    reapplied = []
+    return look()
+  }
   const watcher = watchFolder(dirname(path), (name) => {
     if (name === basename(path))
-      exclusively(look).catch((error) => log.warn('resolver file not renewed', { error: `${error}` }))
+      inTurn(look).catch((error) => log.warn('resolver file not renewed', { error: `${error}` }))
   })
   return {
-    exclusively,
+    exclusively: (change) =>
+      inTurn(async () => {
+        if (leftToOthers) await takeUp()
+        if (!leftToOthers) await change()
+      }),
     close: async () => {
       closed = true
       watcher?.close()

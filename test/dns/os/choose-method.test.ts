@@ -66,7 +66,24 @@ const rows: readonly [string, Partial<DnsProbes>, string][] = [
 
 describe('chooseMethod', () => {
   test.each(rows)('%s', (_what, found, method) => {
-    expect(chooseMethod({ ...machine, ...found })).toBe(method)
+    expect(chooseMethod({ ...machine, ...found }).method).toBe(method)
+  })
+
+  test.each<[Partial<DnsProbes>, string]>([
+    [{}, 'nothing that nsm knows keeps'],
+    [{ resolvConf: undefined }, 'no resolver file'],
+    [{ keepsInode: true }, 'a mount'],
+    [{ isSystemFile: false }, 'another resolver file'],
+    [{ resolvConf: stub, resolvedVersion: 252 }, 'programs ask systemd-resolved 252'],
+    [{ resolvConf: stub, resolvedVersion: 249 }, 'systemd-resolved 249 reaches no server on loopback'],
+    [{ resolvConf: stub }, 'cannot be told anything'],
+    [{ resolvConf: stub, resolvedVersion: 252, hasLinks: false }, 'no interface'],
+    [{ resolvConf: byResolvconf, resolvconf: 'openresolv' }, 'openresolv makes'],
+    [{ resolvConf: byResolvconf }, 'cannot be asked'],
+    [{ resolvConf: byDebian, resolvconf: 'debian' }, `does not lead to ${dynamic}`],
+    [{ resolvConf: byDebian, resolvconf: 'debian', realPath: dynamic }, 'resolvconf of Debian makes'],
+  ])('on a machine with %j says why: %s', (found, why) => {
+    expect(chooseMethod({ ...machine, ...found }).why).toContain(why)
   })
 })
 

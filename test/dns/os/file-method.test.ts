@@ -245,19 +245,20 @@ describe('installSystemDns', () => {
   })
 
   test('gives up against a program that rewrites the file again and again', async () => {
-    const settings = await settingsIn(await scratchDir())
-    await writeFile(settings.resolvConf, original)
-    const warnings: string[] = []
-    const log = { ...silentLog, warn: (sentence: string) => void warnings.push(sentence) }
-    const system = await installSystemDns({ ...settings, log })
-    for (let round = 0; warnings.length === 0; round++) {
-      const text = await readFile(settings.resolvConf, 'utf8')
-      if (text.startsWith('# nsm:')) await writeFile(settings.resolvConf, `nameserver 198.51.100.${round % 250}\n`)
-      await new Promise((resolve) => setImmediate(resolve))
-    }
-    expect(warnings.join()).toContain('left to it')
+    const { system, settings, foreign } = await wornOut()
     await system.restore()
-    expect(await readFile(settings.resolvConf, 'utf8')).toMatch(/^nameserver 198/)
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(foreign)
+  })
+
+  test('after giving way takes the file for a service that comes later, and restores what the other program wrote', async () => {
+    const { system, settings, foreign } = await wornOut()
+    await system.update({ searchDomains: ['green.internal'], links: [] })
+    const text = await readFile(settings.resolvConf, 'utf8')
+    expect(parseResolvConf(text)).toMatchObject({ nameservers: ['127.0.0.55'], searchDomains: ['green.internal'] })
+    await writeFile(settings.resolvConf, foreign)
+    await vi.waitFor(async () => expect(await readFile(settings.resolvConf, 'utf8')).toBe(text))
+    await system.restore()
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(foreign)
   })
 
   test('after a power loss between journal and change finds nothing to do and says nothing', async () => {
@@ -302,6 +303,8 @@ describe('installSystemDns', () => {
     await writeFile(settings.resolvConf, another)
     await vi.waitFor(() => expect(warn).toHaveBeenCalledOnce())
     expect(await readFile(settings.resolvConf, 'utf8')).toBe(another)
+    await system.update({ searchDomains: ['green.internal'], links: [] })
+    expect(await readFile(settings.resolvConf, 'utf8')).toBe(another)
     await system.restore()
     expect(await readFile(settings.resolvConf, 'utf8')).toBe(another)
   })
@@ -344,4 +347,20 @@ async function installAndForget(settings: SystemDnsSettings): Promise<void> {
   await system.restore()
   await writeFile(settings.journalPath, journal, { mode: 0o600 })
   expect(await readFile(settings.resolvConf)).toEqual(text)
+}
+
+/** An installation that has given way to a program that writes `foreign` again and again. */
+async function wornOut() {
+  const settings = await settingsIn(await scratchDir())
+  await writeFile(settings.resolvConf, original)
+  const warnings: string[] = []
+  const log = { ...silentLog, warn: (sentence: string) => void warnings.push(sentence) }
+  const system = await installSystemDns({ ...settings, log })
+  const foreign = 'nameserver 198.51.100.1\n'
+  while (warnings.length === 0) {
+    if ((await readFile(settings.resolvConf, 'utf8')) !== foreign) await writeFile(settings.resolvConf, foreign)
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  expect(warnings.join()).toContain('left to it')
+  return { system, settings, foreign }
 }
