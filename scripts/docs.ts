@@ -19,7 +19,7 @@ async function allPages(): Promise<ReadonlyMap<string, string>> {
   return new Map([
     ['errors.md', errorsPage()],
     ['commands/README.md', indexPage(commands)],
-    ...commands.map((command): [string, string] => [`commands/${command.id}.md`, commandPage(command)]),
+    ...commands.map((command): [string, string] => [`commands/${pageName(command)}`, commandPage(command)]),
   ])
 }
 
@@ -55,7 +55,7 @@ function errorsPage(): string {
 }
 
 function indexPage(commands: readonly CommandDescription[]): string {
-  const rows = commands.map(({ id, summary }) => `| [\`nsm ${id}\`](${id}.md) | ${summary} |`)
+  const rows = commands.map((command) => `| [\`nsm ${command.id}\`](${pageName(command)}) | ${command.summary} |`)
   return page([
     '# Commands',
     '',
@@ -65,6 +65,10 @@ function indexPage(commands: readonly CommandDescription[]): string {
     '|---|---|',
     ...rows,
   ])
+}
+
+function pageName({ id }: CommandDescription): string {
+  return `${id.replace(' ', '-')}.md`
 }
 
 function commandPage(command: CommandDescription): string {

@@ -1,4 +1,4 @@
-import { execFile, execFileSync, type SpawnOptions, spawn } from 'node:child_process'
+import { execFile, execFileSync, type SpawnOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -79,11 +79,9 @@ function rowsOf(tookMs: ReadonlyMap<string, number>): BenchRow[] {
 const statusMibMax = 90
 
 function memoryRow(env: NodeJS.ProcessEnv): BenchRow {
-  const said = execFileSync('/usr/bin/time', ['-f', '%M', program, 'status'], {
-    env,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
-  return targetRow({ label: 'nsm status, resident', ours: Number(said) / 1_024, target: statusMibMax, unit: 'MiB' })
+  const words = ['-f', '%M', program, 'status']
+  const { stderr } = spawnSync('/usr/bin/time', words, { env, encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] })
+  return targetRow({ label: 'nsm status, resident', ours: Number(stderr) / 1_024, target: statusMibMax, unit: 'MiB' })
 }
 
 /** A connection that cannot be made changes nothing on the machine and leaves the background process there. */
@@ -113,5 +111,5 @@ async function startServe(env: NodeJS.ProcessEnv): Promise<{ stop(): Promise<voi
 
 function versions(): Record<string, string> {
   const first = (file: string) => execFileSync(file, ['--version'], { encoding: 'utf8' }).split('\n')[0] ?? ''
-  return { nsm: first(program), git: first('git'), wg: first('wg'), Node: process.version }
+  return { 'beside it:': `${first(program)}, ${first('git')}, ${first('wg')}, bare Node ${process.version}` }
 }

@@ -2,8 +2,9 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { constants } from 'node:fs'
 import { access, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { NsmError } from '../../src/base/errors.ts'
+import { nsmProgram } from '../nsm-program.ts'
 
 /** How a program ended. */
 export interface Ended {
@@ -41,7 +42,6 @@ export interface Lab {
   close(): Promise<void>
 }
 
-const nsmProgram = resolve(import.meta.dirname, '../../bin/nsm')
 /** Ours: no program of a lab runs longer unless it says so. */
 const runTimeoutMs = 90_000
 /** Ours: what a server gets to end by itself. */

@@ -5,6 +5,7 @@ import { NsmError } from '../../src/base/errors.ts'
 import { buildGoPeers } from '../../test/interop/go-peers.ts'
 import { freePort, startGo } from '../../test/interop/go-process.ts'
 import { builtSpire, type SpireBinaries, startSpire } from '../../test/interop/spire.ts'
+import { nsmExecutable } from '../nsm-program.ts'
 
 /* usage: real-mesh.ts DIR: starts NSM's own programs on the loopback of the network namespace it runs in, each with an
  * identity of a SPIFFE agent. Prints one line of JSON once a client can come, and ends all of them on SIGTERM. Sockets and
@@ -77,11 +78,11 @@ async function startMesh(): Promise<RealMesh> {
   return { agent: identities.agent, socket: identities.clientSocket, manager, programs }
 }
 
-/** SPIRE tells workloads apart by the program they run, so each role gets a path of its own; our client runs on Node. */
+/** SPIRE tells workloads apart by the program they run, so each role gets a path of its own; our client is Node, or the one file. */
 async function withSpire(binaries: SpireBinaries, peersPath: string, dir: string): Promise<Identities> {
   const spire = await startSpire(binaries, dir, lifeSeconds)
   closers.push(() => spire.stop())
-  await spire.enrol('laptop', process.execPath)
+  await spire.enrol('laptop', nsmExecutable)
   return {
     agent: 'SPIRE server and agent 1.13.3',
     clientSocket: spire.socket,

@@ -1,10 +1,11 @@
 import { readSettings } from '../base/settings.ts'
 
-/* Entry of the background process. */
+/* Entry of the background process; with `repair`, of the one that puts the machine back after it was killed. */
 
 // The first thing: without a listener this signal would open a debugger port [security L7].
 process.on('SIGUSR1', () => {})
 process.umask(0o077)
 const settings = readSettings(process.env, process.getuid?.() ?? 0)
-const { runDaemon } = await import('./run-daemon.ts')
-await runDaemon(settings)
+// No top-level await: the one-file executable loads this as a script.
+if (process.argv[2] === 'repair') void import('./run-repair.ts').then(({ runRepair }) => runRepair(settings))
+else void import('./run-daemon.ts').then(({ runDaemon }) => runDaemon(settings))

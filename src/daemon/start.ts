@@ -1,9 +1,11 @@
 import { spawn } from 'node:child_process'
-import { closeSync, constants, fstatSync, ftruncateSync, openSync } from 'node:fs'
+import { closeSync, constants, existsSync, fstatSync, ftruncateSync, openSync } from 'node:fs'
+import { constants as system } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { type ErrorData, errorFromData, NsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
+import { inOneFile } from '../base/parts.ts'
 import type { Settings } from '../base/settings.ts'
 import { compileCacheDir } from './compile-cache.ts'
 import { isJsonObject } from './json-lines.ts'
@@ -14,6 +16,12 @@ import { logPath } from './paths.ts'
 
 /** Descriptor of the pipe in the background process. */
 export const readyDescriptor = 3
+
+/** What the background process ends itself with when all is put back and a handle keeps it: no reason for a repair. */
+export const cleanEndSignal = 'SIGUSR2'
+
+/** Argument of the entry: put the machine back and end. */
+const repairArgument = 'repair'
 
 /** Ours: a start takes some 300 ms; a machine that is this slow is in trouble. */
 const startTimeoutMs = 15_000
@@ -26,10 +34,11 @@ export async function startDaemon(settings: Settings): Promise<void> {
   await makePrivateDir(settings.stateDir)
   const log = openLog(logPath(settings))
   try {
-    const child = spawn(process.execPath, [...nodeFlags, fileURLToPath(new URL('./main.ts', import.meta.url))], {
+    const [program, ...programArgs] = existsSync(shell) ? ([shell, '-c', watchScript] as const) : unwatched
+    const child = spawn(program, programArgs, {
       detached: true,
       cwd: '/',
-      env: cleanEnvironment(settings),
+      env: { ...cleanEnvironment(settings), ...watched },
       stdio: ['ignore', log, log, 'pipe'],
     })
     child.unref()
@@ -43,13 +52,39 @@ export async function startDaemon(settings: Settings): Promise<void> {
  * Memory of the process with one tunnel stays below 110 MiB [security X2]: a small young generation and a capped old one.
  * The debugger is never opened by a signal [security L7].
  */
-const nodeFlags = [
-  '--max-semi-space-size=2',
-  '--max-old-space-size=256',
-  '--v8-pool-size=1',
-  '--disable-sigusr1',
-  '--disable-warning=ExperimentalWarning',
-]
+const nodeFlags = inOneFile
+  ? []
+  : [
+      '--max-semi-space-size=2',
+      '--max-old-space-size=256',
+      '--v8-pool-size=1',
+      '--disable-sigusr1',
+      '--disable-warning=ExperimentalWarning',
+    ]
+
+/** The one-file executable has its flags inside and starts itself: this word is known to its boot script alone. */
+const entry = inOneFile ? 'daemon/main' : fileURLToPath(new URL('./main.ts', import.meta.url))
+
+/** POSIX's shell: 1 MiB of memory. */
+const shell = '/bin/sh'
+
+/**
+ * The background process has a shell for a parent, which waits for it. A process that was killed cannot put the machine
+ * back; then the shell starts it once more to do only that. It keeps no end of the pipe, whose end says "ready".
+ */
+const watchScript = `"$NSM_WATCHED_NODE" ${nodeFlags.join(' ')} "$NSM_WATCHED_ENTRY" & exec 3>&-
+wait $!
+ended=$?
+[ $ended -lt 128 ] || [ $ended -eq ${128 + system.signals[cleanEndSignal]} ] || exec "$NSM_WATCHED_NODE" ${nodeFlags.join(' ')} "$NSM_WATCHED_ENTRY" ${repairArgument}`
+
+/** By environment, not by argument: what the process table shows of the shell names no second background process. */
+const watched = {
+  NSM_WATCHED_NODE: process.execPath,
+  NSM_WATCHED_ENTRY: entry,
+}
+
+/** Where there is no shell, the next start repairs. */
+const unwatched = [process.execPath, ...nodeFlags, entry] as const
 
 /** Nothing of the caller's environment steers the process: no NODE_*, LD_*, SSL_* or proxy variables [security L6]. */
 function cleanEnvironment(settings: Settings): Record<string, string> {
@@ -58,7 +93,7 @@ function cleanEnvironment(settings: Settings): Record<string, string> {
     LANG: 'C.UTF-8',
     // One heap of the C library for all threads: 10 MiB less than one for each.
     MALLOC_ARENA_MAX: '1',
-    NODE_COMPILE_CACHE: compileCacheDir(settings.stateDir),
+    ...(inOneFile ? {} : { NODE_COMPILE_CACHE: compileCacheDir(settings.stateDir) }),
     NSM_STATE_DIR: settings.stateDir,
     NSM_RUNTIME_DIR: settings.runtimeDir,
     NSM_LOG_LEVEL: settings.logLevel,

@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs'
 import { machine, type } from 'node:os'
+import { programVersion } from '../base/program-version.ts'
 
 /** What `nsm version --json` prints. */
 export interface VersionResult {
@@ -33,10 +33,4 @@ export function versionLine(): string {
 export function versionText(result: VersionResult): string {
   const daemon = result.daemon ? `background process ${result.daemon.version}, pid ${result.daemon.pid}` : undefined
   return [versionLine(), daemon].filter((line) => line !== undefined).join('\n')
-}
-
-function programVersion(): string {
-  const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
-  const named = typeof manifest === 'object' && manifest !== null && 'version' in manifest
-  return named ? String(manifest.version) : 'unknown'
 }

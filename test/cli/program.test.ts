@@ -3,9 +3,10 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { nsmProgram } from '../../scripts/nsm-program.ts'
 
 const root = resolve(import.meta.dirname, '../..')
-const nsm = join(root, 'bin/nsm')
+const nsm = nsmProgram
 const dir = mkdtempSync(join(tmpdir(), 'nsm-cli-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 

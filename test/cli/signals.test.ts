@@ -2,10 +2,11 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { nsmProgram } from '../../scripts/nsm-program.ts'
 
-const nsm = resolve(import.meta.dirname, '../../bin/nsm')
+const nsm = nsmProgram
 const dir = mkdtempSync(join(tmpdir(), 'nsm-signals-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 

@@ -2,13 +2,14 @@ import { execFile, spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
+import { nsmProgram } from '../../scripts/nsm-program.ts'
 import { NsmError } from '../../src/base/errors.ts'
 import { readSettings } from '../../src/base/settings.ts'
 import { connectDaemon } from '../../src/daemon/client.ts'
 import type { ConnectionView, StatusResult } from '../../src/daemon/protocol.ts'
 
-const program = resolve(import.meta.dirname, '../../bin/nsm')
+const program = nsmProgram
 
 /** Why namespaces and TUN interfaces cannot be had here; undefined when they can. */
 export function whyNotHere(): string | undefined {

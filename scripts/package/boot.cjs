@@ -1,0 +1,79 @@
+'use strict'
+// First script of the one-file executable, in the process and in each of its threads. It answers the two shortest command
+// lines itself, and otherwise loads the chunks of the bundle from inside the file with the code V8 compiled at build time.
+// Nothing here or in a chunk can load code from outside: a name is a builtin of Node or a part of the file, or it fails.
+{
+  // In a thread Node leaves a `require` that looks into the working directory's node_modules.
+  globalThis.require = undefined
+  const builtin = process.getBuiltinModule
+  const { getRawAsset } = builtin('node:sea')
+  const [, script, word] = process.argv
+  const alone = process.argv.length === 3
+
+  if (alone && (word === '--version' || word === '-v')) answer('version.txt')
+  else if (process.argv.length === 2 || (alone && (word === '--help' || word === '-h' || word === 'help'))) answer('help.txt')
+  else if (script === '[worker eval]') load('./worker.cjs')
+  else {
+    // These would change what the program trusts, or where it writes. Those that Node reads earlier are off by its flags.
+    for (const name of Object.keys(process.env)) {
+      if (name.startsWith('NODE_') || name === 'SSLKEYLOGFILE' || name === 'OPENSSL_CONF') delete process.env[name]
+    }
+    // Node's own answer is off by its flags; without a listener this signal would end the program with nothing put back.
+    process.on('SIGUSR1', () => {})
+    if (word === 'daemon/main') {
+      process.argv.splice(2, 1)
+      load('./daemon.cjs')
+    } else load('./cli.cjs').run()
+  }
+
+  function answer(name) {
+    const { writeSync } = builtin('node:fs')
+    const text = Buffer.from(getRawAsset(name))
+    try {
+      for (let at = 0; at < text.length; ) at += writeSync(1, text, at)
+    } catch (error) {
+      // A reader that left early is no failure.
+      if (error.code === 'EPIPE') return
+      process.exitCode = 1
+      process.stderr.write(`Error (BUG): the answer cannot be written: ${error.message}\n`)
+    }
+  }
+
+  function load(id) {
+    const { Script } = builtin('node:vm')
+    const modules = new Map()
+    const { execPath } = process
+    return require(id)
+
+    function require(id) {
+      if (!id.startsWith('./')) return builtinModule(id)
+      const name = id.slice(2)
+      const known = modules.get(name)
+      if (known) return known.exports
+      const module = { exports: {}, id: name }
+      modules.set(name, module)
+      compile(name)(module.exports, require, module, execPath, '/nonexistent')
+      return module.exports
+    }
+
+    function compile(name) {
+      const code = Buffer.from(getRawAsset(name)).latin1Slice()
+      const wrapped = `(function(exports,require,module,__filename,__dirname){${code}\n})`
+      return new Script(wrapped, { filename: `nsm:${name}`, cachedData: cacheOf(name) }).runInThisContext()
+    }
+
+    function cacheOf(name) {
+      try {
+        return Buffer.from(getRawAsset(`${name}.cache`))
+      } catch {
+        return undefined
+      }
+    }
+
+    function builtinModule(id) {
+      const found = builtin(id)
+      if (found === undefined) throw Object.assign(new Error(`nsm has no part ${id}`), { code: 'MODULE_NOT_FOUND' })
+      return id === 'module' || id === 'node:module' ? { ...found, createRequire: () => require } : found
+    }
+  }
+}

@@ -1,0 +1,104 @@
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { completionPlaces, completions } from '../../scripts/package/completions.ts'
+import { manPage } from '../../scripts/package/man-page.ts'
+import { commandTable } from '../../src/commands/command-table.ts'
+import { describe as describeEntry } from '../../src/commands/main.ts'
+import type { CommandDescription } from '../../src/ui/describe-command.ts'
+
+const dir = mkdtempSync(join(tmpdir(), 'nsm-completions-'))
+afterAll(() => rmSync(dir, { recursive: true, force: true }))
+let commands: readonly CommandDescription[] = []
+let files: ReadonlyMap<string, string> = new Map()
+beforeAll(async () => {
+  commands = await Promise.all(commandTable.map(describeEntry))
+  files = completions(commands)
+  for (const [name, text] of files) writeFileSync(join(dir, name), text)
+})
+
+const has = (program: string) => spawnSync(program, ['--version']).status === 0
+const flagsOf = (id: string) =>
+  (commands.find((command) => command.id === id)?.flags ?? []).map(({ label }) => /--[a-z0-9-]+/.exec(label)?.[0])
+
+describe('the completions', () => {
+  test('know every command, alias and flag in every shell', () => {
+    for (const [name, text] of files) {
+      for (const command of commands) {
+        for (const word of [...command.id.split(' '), ...command.aliases]) expect(text, name).toContain(word)
+        for (const flag of flagsOf(command.id)) {
+          expect(text, `${name} ${command.id}`).toContain(name === 'nsm.fish' ? `-l ${flag?.slice(2)} ` : flag)
+        }
+      }
+    }
+  })
+
+  test('name each place once, the longest first', () => {
+    const after = completionPlaces(commands).map((place) => place.after)
+    expect(new Set(after).size).toBe(after.length)
+    expect(after.at(-1)).toBe('')
+    expect(after.findIndex((name) => !name.includes(' '))).toBe(after.filter((name) => name.includes(' ')).length)
+  })
+
+  const typed: readonly (readonly [string, readonly string[], () => readonly (string | undefined)[]])[] = [
+    ['the first word', ['co'], () => ['connect']],
+    ['an alias', ['dow'], () => ['down']],
+    ['a topic', ['dn'], () => ['dns']],
+    [
+      'every verb of a topic',
+      ['dns', ''],
+      () => commandTable.filter(({ id }) => id.startsWith('dns ')).map(({ id }) => id.slice(4)),
+    ],
+    ['the beginning of a verb', ['dns', 'fl'], () => ['flush']],
+    ['the flags of a command', ['connect', '--'], () => flagsOf('connect')],
+    ['the flags of an alias', ['up', '--dns-'], () => ['--dns-mode']],
+    ['the flags of a verb', ['dns', 'query', '--'], () => flagsOf('dns query')],
+    ['flags behind other words', ['connect', 'a', 'b', '--jo'], () => ['--join']],
+    ['flags in the tenth place', ['connect', ...'abcdefgh', '--jo'], () => ['--join']],
+    ['what help takes', ['help', 'stat'], () => ['status']],
+    ['nothing for an unknown command', ['nothing', '--'], () => []],
+  ]
+  test.each(typed)('complete %s in bash', (_what, words, expected) => {
+    const line = ['nsm', ...words]
+    const script = `. "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=${line.length - 1}; _nsm; printf '%s\\n' "\${COMPREPLY[@]}"`
+    const out = execFileSync('bash', ['-c', script, 'bash', join(dir, 'nsm.bash'), ...line], { encoding: 'utf8' })
+    expect(
+      out
+        .split('\n')
+        .filter((word) => word !== '')
+        .sort(),
+    ).toEqual([...expected()].sort())
+  })
+
+  test.skipIf(!has('zsh'))('are zsh (needs zsh)', () => {
+    expect(spawnSync('zsh', ['-n', join(dir, '_nsm')], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' })
+  })
+
+  test.skipIf(!has('fish'))('are fish (needs fish)', () => {
+    expect(spawnSync('fish', ['--no-execute', join(dir, 'nsm.fish')])).toMatchObject({ status: 0 })
+  })
+})
+
+describe('the manual page', () => {
+  test('has every command with every flag, and every exit code', () => {
+    const page = manPage(commands, '1.2.3')
+    expect(page.split('\n')[0]).toBe('.TH NSM 1 "" "nsm 1.2.3" "User Commands"')
+    for (const { usage, flags } of commands) {
+      for (const line of [usage, ...flags.map(({ label }) => label)])
+        expect(page).toContain(line.replaceAll('-', '\\-'))
+    }
+    for (const exit of ['9 PERMISSION', '8 CONFLICT', '128+n']) expect(page).toContain(`.B ${exit}`)
+  })
+
+  test('has no line that roff takes for a request but its own', () => {
+    const page = manPage([{ ...(commands[0] ?? fail()), description: ".so /etc/passwd\n'br\n\\fB" }], '1')
+    expect(page).toContain("\\&.so /etc/passwd\n\\&'br\n\\efB")
+    for (const line of page.split('\n')) if (/^[.']/.test(line)) expect(line).toMatch(/^\.(TH|SH|SS|B|TP|PP|nf|fi)\b/)
+  })
+})
+
+function fail(): never {
+  return expect.fail('no command')
+}
