@@ -1,16 +1,20 @@
 import { timestampMs } from '@bufbuild/protobuf/wkt'
+import { bareName, splitDomain } from '../nsm/interdomain.ts'
 import type { ListedService, ListRequest, ListResult } from './protocol.ts'
 import type { Session } from './session.ts'
 
-/** The services of the session's registry whose name fits the pattern, each with its live endpoints. */
+/** The services of the session's registry, or of another domain's, whose name fits the pattern, each with its live endpoints. */
 export async function listServices(session: Session, request: ListRequest, signal: AbortSignal): Promise<ListResult> {
+  const { name: pattern, domain } = splitDomain(request.pattern ?? '*')
+  // A name that is only a domain stands for all of that domain.
+  const all = domain === undefined || session.domain !== undefined ? {} : { name: `@${domain}` }
   const [services, endpoints] = await Promise.all([
-    session.registry.findServices({}, signal),
-    session.registry.findEndpoints({}, signal),
+    session.registry.findServices(all, signal),
+    session.registry.findEndpoints(all, signal),
   ])
-  const fits = patternOf(request.pattern ?? '*')
+  const fits = patternOf(pattern)
   const listed = services
-    .filter(({ name }) => fits(name))
+    .filter(({ name }) => fits(bareName(name)))
     .map(
       ({ name, payload }): ListedService => ({
         name,

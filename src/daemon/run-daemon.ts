@@ -1,8 +1,7 @@
 import { closeSync, writeSync } from 'node:fs'
-import { watch } from 'node:fs/promises'
 import { flushCompileCache } from 'node:module'
-import { systemClock } from '../base/clock.ts'
-import { toNsmError } from '../base/errors.ts'
+import { keepingClock, sleep, systemClock } from '../base/clock.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import { createLog, type Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
@@ -14,7 +13,7 @@ import { repairLeftovers } from './repair.ts'
 import { connectRpc } from './rpc-client.ts'
 import { type RpcServer, startRpcServer } from './rpc-server.ts'
 import { type Runtime, startRuntime } from './runtime.ts'
-import { readyDescriptor } from './start.ts'
+import { cleanEndSignal, readyDescriptor } from './start.ts'
 
 /** Ours: a process with nothing to hold ends after this long without a caller. */
 const idleGraceMs = 5_000
@@ -26,10 +25,7 @@ export async function runDaemon(settings: Settings): Promise<void> {
   const log = daemonLog(settings)
   try {
     const parts = await open(settings, log)
-    if (!parts) {
-      await untilListening(settings)
-      return tellParent({ ready: true })
-    }
+    if (!parts) return tellParent({ ready: true })
     endOnSignals(parts, log)
     tellParent({ ready: true })
     // A process that is killed later has then still spared the next one the work.
@@ -53,7 +49,7 @@ interface Parts {
 /** Undefined when another process already serves this runtime directory. */
 async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
   await makePrivateDir(settings.runtimeDir, process.getuid?.() === 0 ? 0o755 : 0o700)
-  const lock = takeLock(lockPath(settings))
+  const lock = await lockUnlessServed(settings)
   if (!lock) return undefined
   await repairLeftovers(settings, log)
   const ended = { shutdown: async (_why: string) => {} }
@@ -77,27 +73,36 @@ async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
   return { lock, runtime, server, ended }
 }
 
-/** Another process was quicker: waits until its socket answers, looking whenever the directory changes. */
-async function untilListening(settings: Settings): Promise<void> {
-  const signal = AbortSignal.timeout(otherStartMs)
-  const changes = watch(settings.runtimeDir, { signal })
+/**
+ * The lock, or undefined when another process serves already. One that holds the lock and does not listen is on its way
+ * there, or repairs the machine and lets go.
+ */
+async function lockUnlessServed(settings: Settings): Promise<Lock | undefined> {
+  const endMs = keepingClock.monotonicMs() + otherStartMs
   for (;;) {
+    const lock = takeLock(lockPath(settings))
+    if (lock) return lock
     const rpc = await connectRpc(socketPath(settings)).catch(() => undefined)
-    if (rpc) return rpc.close()
-    await changes.next()
+    if (rpc) {
+      await rpc.close()
+      return undefined
+    }
+    if (keepingClock.monotonicMs() > endMs) throw neverListens()
+    await sleep(keepingClock, lookAgainMs)
   }
 }
 
 /** Ours: how long another process may take to start. */
 const otherStartMs = 10_000
+/** Ours: a start takes some 300 ms, a repair 30 ms. */
+const lookAgainMs = 20
 
-/** The machine's clock, but its timers keep the process alive: the idle timer must fire. */
-const keepingClock = {
-  ...systemClock,
-  after(delayMs: number, action: () => void) {
-    const timer = setTimeout(action, delayMs)
-    return () => clearTimeout(timer)
-  },
+function neverListens(): NsmError {
+  return new NsmError(
+    'UNREACHABLE',
+    'another background process holds the lock and does not answer',
+    'end it, and try again',
+  )
 }
 
 function createShutdown(parts: Omit<Parts, 'ended'>, log: Log): (why: string) => Promise<void> {
@@ -121,7 +126,7 @@ function createShutdown(parts: Omit<Parts, 'ended'>, log: Log): (why: string) =>
 
 /** Everything is closed; a handle that some library keeps must not keep the process. */
 function endSoon(): void {
-  setTimeout(() => process.kill(process.pid, 'SIGKILL'), lingerMs).unref()
+  setTimeout(() => process.kill(process.pid, cleanEndSignal), lingerMs).unref()
 }
 
 /** Ours: handles that close by themselves get this long. */

@@ -16,6 +16,8 @@ export interface Session {
   readonly address: string
   /** `tcp://host:port`. */
   readonly url: string
+  /** Set when the session is with that domain's servers, whose registry knows bare names. */
+  readonly domain?: string
   close(): Promise<void>
 }
 
@@ -25,22 +27,28 @@ export function openSession(parts: {
   readonly source: IdentitySource
   readonly clock: Clock
   readonly log: Log
+  /** The longest life of the tokens it signs. */
+  readonly tokenLifetimeMs?: number | undefined
 }): Session {
-  const { target, source, clock } = parts
+  const { target, source, clock, tokenLifetimeMs } = parts
   const { trustDomain } = parseSpiffeId(source.current().svid.spiffeId)
   const expect = (spiffeId: string) => parseSpiffeId(spiffeId).trustDomain === trustDomain
-  const channel = openChannel({ target, source, clock, expect })
-  const host = target.address.includes(':') ? `[${target.address}]` : target.address
+  const channel = openChannel({ target, source, clock, expect, tokenLifetimeMs })
   return {
     channel,
     client: createNsmClient(channel),
     registry: createRegistryClient(channel),
     source,
     address: target.address,
-    url: `tcp://${host}:${target.port}`,
+    url: urlOf(target),
     async close() {
       channel.close()
       await source.close()
     },
   }
+}
+
+/** `tcp://host:port`, with brackets around an IPv6 address. */
+export function urlOf({ address, port }: Target): string {
+  return `tcp://${address.includes(':') ? `[${address}]` : address}:${port}`
 }

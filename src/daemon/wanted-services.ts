@@ -1,7 +1,7 @@
 import { hostname } from 'node:os'
 import { NsmError } from '../base/errors.ts'
 import { serviceText, type Wanted } from '../connection/wanted.ts'
-import { parseServiceList, type ServiceUrl } from '../nsm/service-url.ts'
+import { parseServiceList, parseServiceUrl, type ServiceUrl } from '../nsm/service-url.ts'
 import type { ConnectRequest } from './protocol.ts'
 
 /** The services of a request, each with everything that is wanted of it; throws `USAGE` for what cannot be meant. */
@@ -17,6 +17,7 @@ export function wantedServices(request: ConnectRequest): Wanted[] {
       'name the interface in the service URL: kernel://service/interface',
     )
   }
+  for (const url of (request.awarenessGroups ?? []).flat()) parseServiceUrl(url)
   return urls.map((url) => wantedOf(url, request))
 }
 
@@ -39,5 +40,9 @@ function wantedOf(url: ServiceUrl, request: ConnectRequest): Wanted {
     allowDomains: request.allowDomains ?? [],
     dnsMode: request.dnsMode,
     dns: request.dns,
+    ...(request.livenessEnabled === undefined ? {} : { livenessEnabled: request.livenessEnabled }),
+    ...(request.livenessIntervalMs === undefined ? {} : { livenessIntervalMs: request.livenessIntervalMs }),
+    ...(request.livenessTimeoutMs === undefined ? {} : { livenessTimeoutMs: request.livenessTimeoutMs }),
+    ...(request.awarenessGroups === undefined ? {} : { awarenessGroups: request.awarenessGroups }),
   }
 }

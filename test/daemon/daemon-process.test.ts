@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Settings } from '../../src/base/settings.ts'
+import { interfaceJournalPath } from '../../src/connection/journal.ts'
 import { connectDaemon } from '../../src/daemon/client.ts'
 import { takeLock } from '../../src/daemon/lock.ts'
 import { lockPath, logPath, socketPath } from '../../src/daemon/paths.ts'
@@ -20,7 +21,7 @@ beforeEach(async () => {
 })
 
 afterEach(async () => {
-  for (const pid of started) if (isAlive(pid)) process.kill(pid, 'SIGKILL')
+  for (const pid of started) if (isAlive(pid)) process.kill(pid, 'SIGTERM')
   for (const pid of started) await gone(pid)
   started.clear()
   await rm(dir, { recursive: true, force: true })
@@ -66,6 +67,37 @@ describe('the background process', () => {
     await gone(killed)
     expect(existsSync(socketPath(settings))).toBe(true)
     expect(await pidOf(true)).not.toBe(killed)
+  })
+
+  test.each([
+    ['SIGKILL', false],
+    ['SIGTERM', true],
+  ] as const)('after %s, what is in the journal is there still: %s', async (signal, isThere) => {
+    const pid = await pidOf(true)
+    const parent = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+    const journal = interfaceJournalPath(settings.stateDir)
+    await writeFile(journal, '["nsm-blue"]\n', { mode: 0o600 })
+    process.kill(pid, signal)
+    await gone(parent)
+    expect(existsSync(journal)).toBe(isThere)
+  })
+
+  test('its parent holds nothing open, and is not taken for a second one', async () => {
+    const pid = await pidOf(true)
+    const parent = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+    expect(existsSync(`/proc/${parent}/fd/3`)).toBe(false)
+    expect(readFileSync(`/proc/${parent}/cmdline`, 'utf8')).not.toContain('daemon/main')
+    expect(readFileSync(`/proc/${pid}/cmdline`, 'utf8')).toContain('daemon/main')
+  })
+
+  test('a start while a repair holds the lock waits for it', async () => {
+    await mkdir(settings.runtimeDir, { mode: 0o700 })
+    const lock = takeLock(lockPath(settings))
+    const starting = pidOf(true)
+    // Whoever starts writes its log first.
+    while (!existsSync(logPath(settings))) await new Promise((resolve) => setTimeout(resolve, 20))
+    lock?.release()
+    expect(await starting).toBeGreaterThan(0)
   })
 
   test('opens no debugger at SIGUSR1 and takes nothing from the caller’s environment', async () => {

@@ -31,6 +31,9 @@ describe('parseConnectRequest', () => {
       mtuBytes: 1_400,
       allowDomains: ['corp.example'],
       name: 'laptop',
+      ...{ dialTimeoutMs: 5_000, tokenLifetimeMs: 600_000 },
+      ...{ livenessEnabled: false, livenessIntervalMs: 200, livenessTimeoutMs: 1_000 },
+      awarenessGroups: [['kernel://a', 'kernel://b'], []],
     }
     expect(parseConnectRequest(JSON.parse(JSON.stringify(full)))).toEqual(full)
     expect(parseConnectRequest(JSON.parse(JSON.stringify(request)))).toEqual(request)
@@ -49,6 +52,11 @@ describe('parseConnectRequest', () => {
     ['a timeout of zero', { timeoutMs: 0 }],
     ['a broken timeout', { timeoutMs: 1.5 }],
     ['an MTU that is none', { mtuBytes: 100_000 }],
+    ['a switch that is a text', { livenessEnabled: 'true' }],
+    ['an interval of zero', { livenessIntervalMs: 0 }],
+    ['a token life beyond a day', { tokenLifetimeMs: 90_000_000 }],
+    ['awareness groups that are no lists', { awarenessGroups: ['kernel://a'] }],
+    ['an awareness group of numbers', { awarenessGroups: [[1]] }],
     ['half an SVID', { svidFiles: { svidPem: 'a' } }],
     ['too many services', { services: Array.from({ length: 129 }, () => 'blue') }],
   ])('refuses %s', (_, change) => {

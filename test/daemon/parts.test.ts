@@ -3,9 +3,10 @@ import { describe, expect, test } from 'vitest'
 import { createIdleTimer } from '../../src/daemon/idle-timer.ts'
 import { patternOf } from '../../src/daemon/list-services.ts'
 import type { ConnectRequest, ProgressStep } from '../../src/daemon/protocol.ts'
-import { joinLine, parseManager } from '../../src/daemon/sessions.ts'
+import { parseManager } from '../../src/daemon/sessions.ts'
 import { Steps } from '../../src/daemon/steps.ts'
 import { serviceNames, wantedServices } from '../../src/daemon/wanted-services.ts'
+import { joinLine } from '../../src/identity/join-string.ts'
 import { FakeClock } from '../connection/fake-clock.ts'
 
 describe('Steps', () => {
@@ -97,6 +98,12 @@ describe('parseManager', () => {
   test.each(['', 'host', 'host:0', 'host:65536', 'http://host:1', 'unix:///x', 'a:b:1'])('refuses %j', (text) => {
     expect(() => parseManager(text)).toThrow(/is not the address/)
   })
+
+  test("says why cmd-nsc's default, a socket, is of no use", () => {
+    const refusal = { code: 'USAGE', next: expect.stringContaining('TCP address') }
+    const text = 'unix:///var/lib/networkservicemesh/nsm.io.sock'
+    expect(() => parseManager(text)).toThrowError(expect.objectContaining(refusal))
+  })
 })
 
 describe('joinLine', () => {
@@ -126,10 +133,26 @@ describe('wantedServices', () => {
     expect(serviceNames(request.services)).toEqual(['blue', 'green@cluster2'])
   })
 
+  test('hands on what was asked of liveness and awareness, and nothing that was not', () => {
+    const asked = {
+      livenessEnabled: true,
+      livenessIntervalMs: 200,
+      livenessTimeoutMs: 1_000,
+      awarenessGroups: [['a', 'b']],
+    }
+    for (const wanted of wantedServices({ ...request, ...asked })) expect(wanted).toMatchObject(asked)
+    for (const wanted of wantedServices(request))
+      expect(Object.keys(wanted)).not.toEqual(expect.arrayContaining(['awarenessGroups']))
+    const [wanted] = wantedServices({ ...request, livenessEnabled: false })
+    expect(wanted).toMatchObject({ livenessEnabled: false })
+    expect(wanted).not.toHaveProperty('livenessIntervalMs')
+  })
+
   test.each<[string, Partial<ConnectRequest>]>([
     ['a service that is named twice', { services: ['blue', 'kernel://blue'] }],
     ['one interface name for several services', { interfaceName: 'nsm0' }],
     ['a broken URL', { services: ['blue:80'] }],
+    ['a broken URL in an awareness group', { awarenessGroups: [['blue', 'green:80']] }],
   ])('refuses %s', (_, change) => {
     expect(() => wantedServices({ ...request, ...change })).toThrow(/./)
   })

@@ -10,6 +10,8 @@ import { daemonMethods, guardedMethods } from '../../src/daemon/daemon-methods.t
 import type { DaemonApi } from '../../src/daemon/protocol.ts'
 import { connectRpc, SilentPeer } from '../../src/daemon/rpc-client.ts'
 import { type Method, type RpcServer, type RpcServerSettings, startRpcServer } from '../../src/daemon/rpc-server.ts'
+import { fakeLoginApi } from '../commands/fake-login.ts'
+import { fakeTunnelApi } from '../commands/fake-tunnel.ts'
 import { FakeClock, settle } from '../connection/fake-clock.ts'
 
 let dir: string
@@ -160,6 +162,17 @@ describe('the socket server', () => {
     await rpc.close()
   })
 
+  test('carries the calls of nsm dns, and refuses parameters it does not know', async () => {
+    const rpc = await serve(daemonMethods(fakeApi), { guarded: guardedMethods })
+    expect(await rpc.call('dnsStatus', {})).toEqual({ apiVersion: 'nsm/dns-status/v1' })
+    expect(await rpc.call('dnsTrace', { name: 'a.b', type: 'A' })).toMatchObject({ name: 'a.b', type: 'A' })
+    expect(await rpc.call('dnsFlush', {})).toMatchObject({ forgotten: 3 })
+    for (const wrong of [{}, { name: 'a.b' }, { name: 1, type: 'A' }, { name: 'a', type: 'A', more: 1 }]) {
+      await expect(rpc.call('dnsTrace', wrong)).rejects.toMatchObject({ code: 'USAGE' })
+    }
+    await rpc.close()
+  })
+
   test('trusts nobody when the kernel’s word cannot be had for a connection', async () => {
     const rpc = await serve(daemonMethods(fakeApi), { guarded: guardedMethods, credentialsOf: () => undefined })
     await expect(rpc.call('connect', {})).rejects.toMatchObject({ code: 'PERMISSION' })
@@ -226,6 +239,20 @@ const fakeApi: DaemonApi = {
   }),
   list: async () => ({ apiVersion: 'nsm/list/v1', services: [] }),
   version: async () => ({ version: '1', pid: 1 }),
+  dnsStatus: async () => ({ apiVersion: 'nsm/dns-status/v1' }),
+  dnsTrace: async ({ name, type }) => ({
+    apiVersion: 'nsm/dns-trace/v1',
+    name,
+    type,
+    answeredBy: 'here',
+    inCache: false,
+    hops: [],
+    answer: { rcode: 'REFUSED', flags: [], answers: [], authority: [] },
+    tookMs: 0,
+  }),
+  dnsFlush: async () => ({ apiVersion: 'nsm/dns-flush/v1', forgotten: 3 }),
+  ...fakeTunnelApi(async (_name, value) => value),
+  ...fakeLoginApi(async (_name, value) => value),
 }
 
 function rawAnswer(text: string): Promise<string> {

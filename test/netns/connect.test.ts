@@ -70,6 +70,20 @@ describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped,
     expect(await rig.fingerprint('a')).toBe(before)
   })
 
+  test.each([
+    ['no join string', 'what is this?', 2],
+    [
+      'the one of another server',
+      'nsm://192.0.2.1:5001/?td=TD&pin=sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA&jt=x',
+      8,
+    ],
+  ])('a repeated connect with %s is refused, and the connection stays', async (_, text, code) => {
+    const domain = /td=([^&]+)/.exec(await readFile(firstJoin, 'utf8'))?.[1] ?? ''
+    const refused = await connect('a', '--join', await rig.file('other', text.replace('TD', domain)))
+    expect(refused.code, refused.err).toBe(code)
+    expect((await rig.status('a')).connections[0]?.state).toBe('up')
+  })
+
   test('two connects at the same time both succeed with one interface', async () => {
     await rig.nsm('b', 'disconnect')
     const [one, two] = await Promise.all([connect('b'), connect('b')])
