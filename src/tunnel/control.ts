@@ -22,6 +22,7 @@ export interface WorkerBoot {
 export interface WorkerStart {
   readonly kind: EngineKind
   readonly privateKey: Uint8Array
+  readonly mtuBytes?: number
   readonly tun?: TunHandle
   readonly udp: { readonly fd: number; readonly segments?: boolean }
 }

@@ -33,8 +33,9 @@ async function run(boot: WorkerBoot): Promise<void> {
     const [message] = await first
     const setup: WorkerStart | NumberedRequest = message
     if ('request' in setup) return
-    const engine = createEngine(boot.module, { kind: setup.kind, privateKey: setup.privateKey, wideCipher })
-    setup.privateKey.fill(0)
+    const { kind, privateKey, mtuBytes } = setup
+    const engine = createEngine(boot.module, { kind, privateKey, mtuBytes, wideCipher })
+    privateKey.fill(0)
     const socket = new platform.LinuxUdpSocket(setup.udp, engine)
     const device = setup.tun && new platform.LinuxTunDevice(setup.tun, engine)
     const pump = createPump({

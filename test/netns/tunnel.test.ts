@@ -50,7 +50,10 @@ async function startProgram(namespace: string, config: Partial<ProgramConfig>): 
   return program
 }
 
-const ping = (namespace: string, to: string) => inside(namespace, 'ping', '-c', '3', '-i', '0.2', '-W', '2', to)
+const ping = (namespace: string, to: string, ...more: readonly string[]) =>
+  inside(namespace, 'ping', '-c', '3', '-i', '0.2', '-W', '2', ...more, to)
+const sentBytes = async (namespace: string): Promise<number> =>
+  JSON.parse(await inside(namespace, 'ip', '-s', '-j', 'link', 'show', 'eth0'))[0].stats64.tx.bytes
 const links = (namespace: string) => inside(namespace, 'ip', '-o', 'link')
 
 describe.skipIf(reason)(`tunnel in network namespaces${reason ? `: skipped, ${reason}` : ''}`, () => {
@@ -83,6 +86,21 @@ describe.skipIf(reason)(`tunnel in network namespaces${reason ? `: skipped, ${re
   test('a request to a local service of the gateway is answered', async () => {
     const script = `const s=require('dgram').createSocket('udp4');s.on('message',m=>{console.log(String(m));s.close()});s.send('who',53,'10.64.0.1')`
     expect(await inside(alice, process.execPath, '-e', script)).toBe('who\n')
+  })
+
+  test.each([
+    [49, 64],
+    [1_404, 1_408],
+    [1_413, 1_420],
+    [1_420, 1_420],
+  ])('packets of %i bytes are padded to %i: by 16, but not past the MTU of the interface', async (bytes, padded) => {
+    const count = 200
+    const before = await sentBytes(alice)
+    await ping(alice, '10.64.0.3', '-q', '-c', `${count}`, '-i', '0.002', '-s', `${bytes - 28}`)
+    const each = ((await sentBytes(alice)) - before) / count
+    // Ethernet, IPv4, UDP, WireGuard; the rest is what else the machine says meanwhile.
+    expect(each - (14 + 20 + 8 + 32)).toBeGreaterThanOrEqual(padded)
+    expect(each - (14 + 20 + 8 + 32)).toBeLessThan(padded + 3)
   })
 
   const transfer = async (to: string) => {

@@ -13,6 +13,7 @@ export interface EngineExports {
   peer_of(): number
   set_gateways(count: number, ports: number): void
   set_merging(tcp: number, udp: number): void
+  set_mtu(bytes: number): void
   handshake(peer: number, nowMs: number): void
   from_network(count: number, nowMs: number): void
   from_device(count: number, nowMs: number): void
@@ -141,6 +142,7 @@ function guarded(exports: EngineExports, panicText: () => string): EngineExports
     peer_of: guard(exports.peer_of),
     set_gateways: guard(exports.set_gateways),
     set_merging: guard(exports.set_merging),
+    set_mtu: guard(exports.set_mtu),
     handshake: guard(exports.handshake),
     from_network: guard(exports.from_network),
     from_device: guard(exports.from_device),

@@ -120,7 +120,7 @@ test('engine counts what names no peer and answers nothing', () => {
 })
 
 test('engine keeps many peers on one socket apart', () => {
-  const center = createNode('member', '192.0.2.100', 16)
+  const center = createNode('member', '192.0.2.100', { peersMax: 16 })
   const others = Array.from({ length: 16 }, (_, i) => {
     const node = createNode('member', `192.0.2.${i + 1}`)
     join(center, { publicKey: node.publicKey, allowedPrefixes: [`10.0.0.${i + 1}`] })
@@ -180,7 +180,7 @@ test('engine keeps at most 128 packets for a peer without a session', () => {
 })
 
 test('engine keeps at most 256 KiB for one peer and 8 MiB for all', () => {
-  const a = createNode('member', '192.0.2.1', 100)
+  const a = createNode('member', '192.0.2.1', { peersMax: 100 })
   const big = (to: string) => plainRead(udpPacket({ from: '10.0.0.1', to, payload: Buffer.alloc(60_000) }))
   for (let i = 0; i < 50; i++) {
     join(a, {
@@ -203,7 +203,7 @@ test('engine keeps at most 256 KiB for one peer and 8 MiB for all', () => {
 })
 
 test('engine has a bounded peer table and takes a key once', () => {
-  const node = createNode('member', '192.0.2.1', 2)
+  const node = createNode('member', '192.0.2.1', { peersMax: 2 })
   const settings = (publicKey: Uint8Array) => ({ publicKey, keepaliveSeconds: 0, allowedPrefixes: [] })
   const key = createNode('member', '192.0.2.2').publicKey
   expect(node.engine.addPeer(settings(key))).toBe(0)
@@ -268,7 +268,7 @@ test('engine sends one run for equal datagrams to one peer', () => {
 })
 
 test('engine holds 4,096 peers with 8 prefixes each and a full staging area in its memory', () => {
-  const a = createNode('member', '192.0.2.1', 4_096)
+  const a = createNode('member', '192.0.2.1', { peersMax: 4_096 })
   const prefixesOf = (i: number) => Array.from({ length: 8 }, (_, k) => `10.${i >> 8}.${i & 0xff}.${k * 32}/27`)
   for (let i = 0; i < 4_096; i++) {
     join(a, { publicKey: generatePrivateKey(), endpoint: b7, allowedPrefixes: prefixesOf(i) })

@@ -4,6 +4,7 @@ import {
   type Descriptors,
   descriptorWords,
   type EngineKind,
+  type EngineSettings,
   generatePrivateKey,
   type InputRing,
   loadEngineModule,
@@ -34,10 +35,14 @@ export interface Node {
   readonly sent: Output[]
 }
 
-/** A node with a fresh key. */
-export function createNode(kind: EngineKind, address: string, peersMax = 64): Node {
+/** A node with a fresh key and room for 64 peers. */
+export function createNode(
+  kind: EngineKind,
+  address: string,
+  limits: Pick<EngineSettings, 'peersMax' | 'mtuBytes'> = {},
+): Node {
   const privateKey = generatePrivateKey()
-  const engine = createEngine(engineModule, { kind, privateKey, peersMax })
+  const engine = createEngine(engineModule, { kind, privateKey, peersMax: 64, ...limits })
   const node = { engine, publicKey: publicKeyOf(privateKey), at: { address, port: 51_820 } }
   return { ...node, writes: [], locals: [], sent: [] }
 }
@@ -147,14 +152,15 @@ export function tickAll(nodes: readonly Node[], nowMs: number): void {
 export interface PairOptions {
   readonly presharedKey?: Uint8Array
   readonly keepaliveSeconds?: number
+  readonly mtuBytes?: number
   /** Merge packets for the device; off, so that tests see the packets that were sent. */
   readonly merging?: boolean
 }
 
 /** Two members that know each other: 10.0.0.1 / fd00::1 and 10.0.0.2 / fd00::2. */
-export function createPair(options: PairOptions = {}) {
-  const a = createNode('member', '192.0.2.1')
-  const b = createNode('member', '192.0.2.2')
+export function createPair({ mtuBytes, ...options }: PairOptions = {}) {
+  const a = createNode('member', '192.0.2.1', { mtuBytes })
+  const b = createNode('member', '192.0.2.2', { mtuBytes })
   const toB = join(a, { ...options, publicKey: b.publicKey, endpoint: b.at, allowedPrefixes: ['10.0.0.2', 'fd00::2'] })
   const toA = join(b, { ...options, publicKey: a.publicKey, allowedPrefixes: ['10.0.0.1', 'fd00::1'] })
   for (const node of [a, b]) node.engine.setMerging({ tcp: options.merging ?? false, udp: options.merging ?? false })

@@ -19,18 +19,27 @@ import { udpPacket } from './packets.ts'
 
 const [uapiPath = '', role = '', secret = ''] = process.argv.slice(2)
 const addresses = { tun: '10.77.0.1', gateway: '10.77.0.2' } as const
+/** Of both ends. */
+const mtuBytes = 1_420
 const ports = { wireguardGo: 51_820, engine: 51_999, echo: 53 } as const
+/** Bytes of the last datagram from wireguard-go, and how many of ours with the same inner bytes had as many. */
+const datagrams = { theirs: 0, equal: 0 }
 const payloadSizes = Array.from({ length: 400 }, (_, i) => (i * 37) % 1_393)
 
 process.stdout.write(`${JSON.stringify(await main())}\n`)
 process.exit(0)
 
-async function main(): Promise<{ readonly echoed: number; readonly sent: number; readonly handshakes: number }> {
+async function main() {
   const keys = [generatePrivateKey(), generatePrivateKey()] as const
   const presharedKey = secret === 'psk' ? randomBytes(32) : undefined
   await configure(keys[0], publicKeyOf(keys[1]), presharedKey)
   const module = await loadEngineModule()
-  const engine = createEngine(module, { kind: 'hub', privateKey: keys[1], wideCipher: testedWideCipher(module) })
+  const engine = createEngine(module, {
+    kind: 'hub',
+    privateKey: keys[1],
+    mtuBytes,
+    wideCipher: testedWideCipher(module),
+  })
   engine.setGateways([addresses.gateway], [ports.echo])
   engine.addPeer({
     publicKey: publicKeyOf(keys[0]),
@@ -42,6 +51,7 @@ async function main(): Promise<{ readonly echoed: number; readonly sent: number;
   const socket = await bound(ports.engine, '127.0.0.1')
   socket.on('message', (datagram, from) => {
     place(engine, datagram, from)
+    datagrams.theirs = datagram.length
     engine.fromNetwork(1, performance.now())
     serve(engine, socket)
   })
@@ -57,7 +67,12 @@ async function main(): Promise<{ readonly echoed: number; readonly sent: number;
     while (engine.counters()['handshakesCompleted'] === 0) await once(socket, 'message')
   }
   const echoed = await countEchoes()
-  return { echoed, sent: payloadSizes.length, handshakes: engine.counters()['handshakesCompleted'] ?? 0 }
+  return {
+    echoed,
+    equal: datagrams.equal,
+    sent: payloadSizes.length,
+    handshakes: engine.counters()['handshakesCompleted'],
+  }
 }
 
 /** Sets wireguard-go up through its control socket. */
@@ -111,6 +126,7 @@ function serve(engine: WireGuardEngine, socket: Socket): void {
     const payload = packet.subarray(28)
     const plan = { from: addresses.gateway, to: addresses.tun, fromPort: ports.echo, toPort: packet.readUInt16BE(20) }
     engine.fromLocal(udpPacket({ ...plan, payload }), performance.now())
+    if (engine.u32[engine.sends.offset / 4 + 1] === datagrams.theirs) datagrams.equal++
     send(engine, socket)
   }
 }

@@ -14,10 +14,13 @@ test.skipIf(reason !== '').each([
   ['initiator', 'psk'],
   ['responder', 'plain'],
   ['responder', 'psk'],
-])(`engine as %s (%s) exchanges packets of all sizes with wireguard-go${reason}`, async (role, secret) => {
-  const result = await besideWireGuardGo([role, secret])
-  expect(JSON.parse(result)).toEqual({ echoed: 400, sent: 400, handshakes: 1 })
-})
+])(
+  `engine as %s (%s) exchanges packets of all sizes with wireguard-go, each padded as it pads them${reason}`,
+  async (role, secret) => {
+    const result = await besideWireGuardGo([role, secret])
+    expect(JSON.parse(result)).toEqual({ echoed: 400, equal: 400, sent: 400, handshakes: 1 })
+  },
+)
 
 /** Runs the peer script in a namespace of its own beside wireguard-go; gives what it printed. */
 async function besideWireGuardGo(args: readonly string[]): Promise<string> {

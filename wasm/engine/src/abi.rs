@@ -140,6 +140,14 @@ pub extern "C" fn set_merging(tcp: u32, udp: u32) {
     }
 }
 
+/// Largest packet of the TUN device.
+#[no_mangle]
+pub extern "C" fn set_mtu(bytes: u32) {
+    if let Some(device) = device() {
+        device.mtu = bytes as usize;
+    }
+}
+
 /// Starts a handshake, also when one is in flight.
 #[no_mangle]
 pub extern "C" fn handshake(at: u32, now_ms: f64) {
@@ -190,7 +198,7 @@ pub extern "C" fn stats(at: u32) -> u32 {
     let Some(device) = device() else { return 0 };
     let out = device.control.slice(0, 72);
     let Some(peer) = device.peers.get(at) else { return 0 };
-    let (age, _, _, loss, rtt) = peer.tunnel.stats();
+    let (age, _, _, loss, rtt) = peer.tunnel.made().map_or((None, 0, 0, 0.0, None), |tunnel| tunnel.stats());
     let numbers = [
         age.map_or(-1.0, |age| age.as_secs_f64() * 1000.0),
         rtt.map_or(-1.0, f64::from),

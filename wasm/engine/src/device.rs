@@ -13,11 +13,9 @@ use crate::routes::Routes;
 use crate::sends::Sends;
 use crate::source_limit::SourceLimit;
 use crate::token_bucket::TokenBucket;
+use crate::tunnel::{Identity, Tunnel};
 use crate::work::Work;
 use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::Tunn;
-use boringtun::x25519::{PublicKey, StaticSecret};
-use std::sync::Arc;
 
 /// Ours: handshake messages a second with a good mac1 before senders must prove their address with a cookie.
 /// One costs about 0.5 ms, so this is 3 % of a core.
@@ -36,6 +34,8 @@ const WRITES_BYTES: usize = 1_152 * 1024;
 const WRITES_DESCRIPTORS: usize = 512;
 const LOCALS_BYTES: usize = 256 * 1024;
 const LOCALS_DESCRIPTORS: usize = 128;
+/// What every link carries [RFC 8200 5]: the MTU until the host names one, and that of a hub's own packets.
+const MTU_DEFAULT: usize = 1_280;
 /// Control calls: keys, addresses, prefixes.
 const CONTROL_BYTES: usize = 64 * 1024 + MARGIN;
 
@@ -49,13 +49,12 @@ pub enum Kind {
 /// Everything one instance owns.
 pub struct Device {
     pub kind: Kind,
-    pub secret: StaticSecret,
-    pub public: PublicKey,
+    pub own: Identity,
+    /// Largest packet of the TUN device, which no padding goes beyond.
+    pub mtu: usize,
     pub clock: Clock,
     /// Checks mac1 and asks for cookies, for the whole device.
     pub front: RateLimiter,
-    /// The peers' own limiter: never under load, as `front` has counted the message already.
-    quiet: Arc<RateLimiter>,
     pub sources: SourceLimit,
     /// Good handshake messages in the second that began at `second_ms`.
     pub handshakes_in_second: u64,
@@ -74,6 +73,8 @@ pub struct Device {
     pub control: Region,
     /// Where the hub opens packets before it seals them again.
     pub scratch: Region,
+    /// Where a packet gets its padding.
+    pub padded: Region,
     pub counters: Counters,
     pub work: Work,
     /// Handshakes completed in this call.
@@ -99,15 +100,13 @@ impl Device {
     /// A device without peers.
     pub fn new(kind: Kind, secret: [u8; 32], peers_max: usize) -> Device {
         let clock = Clock::new();
-        let secret = StaticSecret::from(secret);
-        let public = PublicKey::from(&secret);
+        let own = Identity::new(secret);
         let hub = kind == Kind::Hub;
         Device {
             kind,
-            front: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
-            quiet: Arc::new(RateLimiter::new(&public, u64::MAX)),
-            secret,
-            public,
+            front: RateLimiter::new(&own.public, HANDSHAKES_PER_SECOND),
+            own,
+            mtu: MTU_DEFAULT,
             clock,
             sources: SourceLimit::new(),
             handshakes_in_second: 0,
@@ -129,6 +128,7 @@ impl Device {
             },
             control: Region::new(CONTROL_BYTES),
             scratch: Region::new(MARGIN + VNET_BYTES),
+            padded: Region::new(MARGIN),
             counters: Counters([0; COUNT]),
             work: Work::new(),
             handshakes: 0,
@@ -150,16 +150,14 @@ impl Device {
 
     /// Handle of the new peer. Keys of small order and our own are nobody's.
     pub fn add_peer(&mut self, key: [u8; 32], preshared: Option<[u8; 32]>) -> Result<u32, Refused> {
-        if is_low_order(&key) || key == *self.public.as_bytes() {
+        if is_low_order(&key) || key == *self.own.public.as_bytes() {
             return Err(Refused::BadKey);
         }
         if self.peers.find(&key).is_some() {
             return Err(Refused::Duplicate);
         }
         let at = self.peers.vacant().ok_or(Refused::Full)?;
-        let tunnel =
-            Tunn::new(self.secret.clone(), PublicKey::from(key), preshared, None, at, Some(Arc::clone(&self.quiet)));
-        self.peers.put(at, Peer::new(tunnel, key));
+        self.peers.put(at, Peer::new(Tunnel::new(at, key, preshared)));
         Ok(at)
     }
 

@@ -24,30 +24,32 @@ impl Gateway {
 }
 
 impl Device {
-    /// One packet from peer `from`, whose source address is that peer's.
+    /// One packet from peer `from`, whose source address is that peer's, with its padding. It leaves with no more padding
+    /// than it came with: that was within the sender's MTU, and the hub has none of its own.
     #[inline]
-    pub fn forward(&mut self, from: u32, ip: Ip, packet: &mut [u8]) {
-        let destination = ip.destination(packet);
-        if destination.forbidden() || ip.source(packet).forbidden() || source_routed(packet, &ip) {
+    pub fn forward(&mut self, from: u32, ip: Ip, opened: &mut [u8]) {
+        let destination = ip.destination(opened);
+        if destination.forbidden() || ip.source(opened).forbidden() || source_routed(opened, &ip) {
             return self.counters.add(Counter::ForbiddenAddress);
         }
         if self.gateway.addresses.contains(&destination) {
-            return self.serve(from, ip, packet);
+            return self.serve(from, ip, opened);
         }
         match self.routes.find(destination) {
             None => self.counters.add(Counter::NoRoute),
             Some(to) if to == from => self.counters.add(Counter::Hairpin),
-            Some(to) if count_hop(packet, &ip) => self.seal(to, packet),
+            Some(to) if count_hop(opened, &ip) => self.seal(to, &opened[..ip.total], opened.len()),
             Some(_) => self.counters.add(Counter::ExpiredHops),
         }
     }
 
     /// A packet to one of our own addresses.
-    fn serve(&mut self, from: u32, ip: Ip, packet: &mut [u8]) {
+    fn serve(&mut self, from: u32, ip: Ip, opened: &mut [u8]) {
+        let (arrived, packet) = (opened.len(), &mut opened[..ip.total]);
         if !ip.fragment && is_echo_request(packet, &ip) {
             answer_echo(packet, &ip);
             self.counters.add(Counter::EchoAnswered);
-            self.seal(from, packet);
+            self.seal(from, packet, arrived);
         } else if !ip.fragment && self.is_served_udp(packet, &ip) {
             if self.may_deliver(from) {
                 self.deliver(from, packet);
@@ -87,7 +89,7 @@ impl Device {
         let packet = self.control.slice(0, bytes.min(self.control.len));
         let Some(ip) = Ip::parse(packet) else { return self.counters.add(Counter::BadPacket) };
         match self.routes.find(ip.destination(packet)) {
-            Some(to) => self.seal(to, &packet[..ip.total]),
+            Some(to) => self.seal(to, &packet[..ip.total], self.mtu),
             None => self.counters.add(Counter::NoRoute),
         }
     }

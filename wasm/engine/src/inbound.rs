@@ -46,6 +46,7 @@ impl Device {
         let counter = u64::from(word(data, 8)) | u64::from(word(data, 12)) << 32;
         let at = word(data, 4) >> 8;
         let Some(peer) = self.peers.get(at) else { return self.counters.add(Counter::UnknownIndex) };
+        let Some(tunnel) = peer.tunnel.made() else { return self.counters.add(Counter::UnknownIndex) };
         if counter >= REJECT_AFTER_MESSAGES {
             return self.counters.add(Counter::Replayed);
         }
@@ -53,12 +54,12 @@ impl Device {
             Kind::Member => self.merge.space(data.len() - TRANSPORT_MIN),
             Kind::Hub => self.scratch.slice(0, self.scratch.len),
         };
-        let opened = opened(peer.tunnel.decapsulate(None, data, space));
+        let opened = opened(tunnel.decapsulate(None, data, space));
         match opened {
             Opened::Packet(bytes) => {
                 peer.received_bytes += bytes as u64;
                 self.authenticated(at, source);
-                self.inner_packet(at, &mut space[..bytes]);
+                self.inner_packet(at, &mut space[..data.len() - TRANSPORT_MIN]);
             }
             Opened::Keepalive => {
                 self.authenticated(at, source);
@@ -71,22 +72,29 @@ impl Device {
         }
     }
 
-    /// A packet this peer has proved to have sent.
+    /// A packet this peer has proved to have sent, with its padding.
     #[inline]
-    fn inner_packet(&mut self, at: u32, packet: &mut [u8]) {
-        let dropped = match Ip::parse(packet) {
+    fn inner_packet(&mut self, at: u32, opened: &mut [u8]) {
+        let dropped = match Ip::parse(opened) {
             None => Counter::BadPacket,
-            Some(ip) if self.routes.find(ip.source(packet)) != Some(at) => Counter::Spoofed,
+            Some(ip) if self.routes.find(ip.source(opened)) != Some(at) => Counter::Spoofed,
             Some(ip) if self.kind == Kind::Member => return self.merge.commit(at, ip),
-            Some(ip) => return self.forward(at, ip, packet),
+            Some(ip) => return self.forward(at, ip, opened),
         };
         self.counters.add(dropped);
         self.merge.cancel();
     }
 
-    /// The peer is alive and here: endpoint, session and staged packets follow.
+    /// A packet opened: the peer is alive, here, and has the session.
     #[inline]
     fn authenticated(&mut self, at: u32, source: &Endpoint) {
+        self.heard(at, source);
+        self.confirmed(at);
+    }
+
+    /// The peer is alive and here: the endpoint follows.
+    #[inline]
+    fn heard(&mut self, at: u32, source: &Endpoint) {
         let Some(peer) = self.peers.get(at) else { return };
         peer.unanswered = 0;
         if peer.endpoint != Some(*source) {
@@ -95,8 +103,14 @@ impl Device {
             }
             peer.endpoint = Some(*source);
         }
+    }
+
+    /// Both have the session: what was staged can go.
+    #[inline]
+    fn confirmed(&mut self, at: u32) {
+        let Some(peer) = self.peers.get(at) else { return };
         if !peer.has_session {
-            peer.refresh_session();
+            peer.gain_session();
         }
         if peer.has_session && peer.staged_packets > 0 {
             self.work.flush(at);
@@ -131,7 +145,8 @@ impl Device {
             return;
         }
         let Ok(Packet::HandshakeInit(message)) = Tunn::parse_incoming_packet(data) else { return };
-        let half = (!is_low_order(&data[8..40])).then(|| parse_handshake_anon(&self.secret, &self.public, &message));
+        let half =
+            (!is_low_order(&data[8..40])).then(|| parse_handshake_anon(&self.own.secret, &self.own.public, &message));
         let Some(Ok(half)) = half else { return self.counters.add(Counter::Unauthentic) };
         match self.peers.find(&half.peer_static_public) {
             Some(at) => self.handshake_message(at, data, source),
@@ -146,19 +161,25 @@ impl Device {
         if is_low_order(&data[12..44]) {
             return self.counters.add(Counter::Unauthentic);
         }
-        self.handshake_message(word(data, 8) >> 8, data, source);
+        let at = word(data, 8) >> 8;
+        if self.peers.get(at).is_none_or(|peer| peer.tunnel.made().is_none()) {
+            return self.counters.add(Counter::UnknownIndex);
+        }
+        self.handshake_message(at, data, source);
     }
 
     /// An initiation gets a response, a response a keepalive: both mean a finished handshake on this side.
     fn handshake_message(&mut self, at: u32, data: &[u8], source: &Endpoint) {
         let Some(peer) = self.peers.get(at) else { return self.counters.add(Counter::UnknownIndex) };
-        match peer.tunnel.decapsulate(None, data, self.sends.space()) {
+        match peer.tunnel.get(&self.own).decapsulate(None, data, self.sends.space()) {
             TunnResult::WriteToNetwork(answer) => {
                 let bytes = answer.len();
-                peer.refresh_session();
                 self.handshakes += 1;
                 self.counters.add(Counter::HandshakesCompleted);
-                self.authenticated(at, source);
+                self.heard(at, source);
+                if word(data, 0) == RESPONSE.0 {
+                    self.confirmed(at);
+                }
                 self.send_to(at, bytes);
             }
             TunnResult::Err(error) => self.counters.add(why(error)),
@@ -168,8 +189,9 @@ impl Device {
 
     /// Not authenticated by the peer's static key exchange, so the endpoint stays [WG 5.4.7].
     fn cookie(&mut self, data: &[u8]) {
-        let Some(peer) = self.peers.get(word(data, 4) >> 8) else { return self.counters.add(Counter::UnknownIndex) };
-        match peer.tunnel.decapsulate(None, data, self.sends.space()) {
+        let found = self.peers.get(word(data, 4) >> 8).and_then(|peer| peer.tunnel.made());
+        let Some(tunnel) = found else { return self.counters.add(Counter::UnknownIndex) };
+        match tunnel.decapsulate(None, data, self.sends.space()) {
             TunnResult::Done => self.counters.add(Counter::CookiesReceived),
             TunnResult::Err(error) => self.counters.add(why(error)),
             _ => {}

@@ -25,4 +25,5 @@ mod segment;
 mod sends;
 mod source_limit;
 mod token_bucket;
+mod tunnel;
 mod work;

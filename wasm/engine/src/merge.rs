@@ -85,13 +85,13 @@ impl Merge {
         self.end + VNET_BYTES + MARGIN <= self.region.len && self.count + 2 <= self.descriptors.capacity
     }
 
-    /// Where to open a packet of at most `bytes`; ends with `commit` or `cancel`.
+    /// Where to open a packet of at most `bytes` with its padding; ends with `commit` or `cancel`.
     #[inline]
     pub fn space(&mut self, bytes: usize) -> &'static mut [u8] {
         self.at = self.end + VNET_BYTES;
         self.overlaid = 0;
-        if let Some(Item { open: true, shape, bytes: used, .. }) = self.item {
-            if bytes > shape.headers && used + bytes - shape.headers <= PACKET_MAX {
+        if let Some(Item { open: true, shape, .. }) = self.item {
+            if bytes > shape.headers {
                 self.overlaid = shape.headers;
                 self.at = self.end - shape.headers;
                 self.saved[..shape.headers].copy_from_slice(self.region.slice(self.at, shape.headers));

@@ -2,18 +2,24 @@
 
 use crate::counters::Counter;
 use crate::device::Device;
+use crate::memory::Region;
 use boringtun::noise::TunnResult;
 
 /// First byte of a WireGuard message [WG 5.4].
 const INITIATION: u8 = 1;
 const TRANSPORT: u8 = 4;
+/// Inner packets are padded to a multiple of this, so that their lengths tell less [WG 5.4.6].
+const PADDING: usize = 16;
 
 impl Device {
-    /// Seals one inner packet for a peer; without a session it is staged and a handshake begins.
+    /// Seals one inner packet for a peer, padded to `most` bytes at most; without a session it is staged and a handshake
+    /// begins.
     #[inline]
-    pub fn seal(&mut self, at: u32, packet: &[u8]) {
+    pub fn seal(&mut self, at: u32, packet: &[u8], most: usize) {
         let Some(peer) = self.peers.get(at) else { return };
         let Some(endpoint) = peer.endpoint else { return self.counters.add(Counter::NoEndpoint) };
+        let inner = packet.len();
+        let packet = pad(&self.padded, packet, most);
         if !peer.has_session {
             if !peer.may_stage(packet.len(), self.staged_total) {
                 return self.counters.add(Counter::StagingFull);
@@ -22,10 +28,11 @@ impl Device {
             peer.staged_bytes += packet.len();
             self.staged_total += packet.len();
         }
-        let TunnResult::WriteToNetwork(datagram) = peer.tunnel.encapsulate(packet, self.sends.space()) else { return };
+        let tunnel = peer.tunnel.get(&self.own);
+        let TunnResult::WriteToNetwork(datagram) = tunnel.encapsulate(packet, self.sends.space()) else { return };
         let bytes = datagram.len();
         if datagram[0] == TRANSPORT {
-            peer.sent_bytes += packet.len() as u64;
+            peer.sent_bytes += inner as u64;
             peer.last_sent_ms = self.clock.now_ms;
             self.sends.push(at, &endpoint, bytes);
         } else {
@@ -58,8 +65,8 @@ impl Device {
         if force {
             self.clock.step();
         }
-        if let TunnResult::WriteToNetwork(datagram) = peer.tunnel.format_handshake_initiation(self.sends.space(), force)
-        {
+        let tunnel = peer.tunnel.get(&self.own);
+        if let TunnResult::WriteToNetwork(datagram) = tunnel.format_handshake_initiation(self.sends.space(), force) {
             let bytes = datagram.len();
             self.send_to(at, bytes);
         }
@@ -75,7 +82,8 @@ impl Device {
             if !peer.has_session || peer.staged_packets == 0 {
                 return true;
             }
-            let TunnResult::WriteToNetwork(datagram) = peer.tunnel.decapsulate(None, &[], self.sends.space()) else {
+            let tunnel = peer.tunnel.get(&self.own);
+            let TunnResult::WriteToNetwork(datagram) = tunnel.decapsulate(None, &[], self.sends.space()) else {
                 self.forget_staged(at);
                 return true;
             };
@@ -96,7 +104,8 @@ impl Device {
     /// One peer's timers: retries, rekeys, keepalives, expiry.
     pub fn tick_peer(&mut self, at: u32) {
         let Some(peer) = self.peers.get(at) else { return };
-        let expired = match peer.tunnel.update_timers(self.sends.space()) {
+        let done = peer.tunnel.made().map_or(TunnResult::Done, |tunnel| tunnel.update_timers(self.sends.space()));
+        let expired = match done {
             TunnResult::WriteToNetwork(datagram) => {
                 let bytes = datagram.len();
                 self.send_to(at, bytes);
@@ -110,9 +119,15 @@ impl Device {
         }
         let now_ms = self.clock.now_ms;
         let Some(peer) = self.peers.get(at) else { return };
-        peer.refresh_session();
+        peer.check_session();
         let due = peer.keepalive_ms > 0.0 && now_ms - peer.last_sent_ms >= peer.keepalive_ms;
-        if due && peer.endpoint.is_some() {
+        if peer.endpoint.is_none() {
+            return;
+        }
+        // boringtun forgets its own handshake when two of the peer's cross it, and then nobody would send what waits.
+        if peer.staged_packets > 0 {
+            self.initiate(at, false);
+        } else if due {
             self.keep_alive(at);
         }
     }
@@ -121,9 +136,28 @@ impl Device {
     fn keep_alive(&mut self, at: u32) {
         let Some(peer) = self.peers.get(at) else { return };
         if peer.has_session {
-            self.seal(at, &[]);
+            self.seal(at, &[], 0);
         } else {
             self.initiate(at, false);
         }
     }
+}
+
+/// Bytes of a packet with its padding: a multiple of 16, but no more than `most` unless the packet itself is.
+#[inline]
+pub fn padded(bytes: usize, most: usize) -> usize {
+    bytes.next_multiple_of(PADDING).min(most.max(bytes))
+}
+
+/// The packet with zeros behind it. Only packets that get some are copied: those of the MTU's size get none.
+#[inline]
+fn pad<'a>(space: &Region, packet: &'a [u8], most: usize) -> &'a [u8] {
+    let bytes = padded(packet.len(), most);
+    if bytes == packet.len() {
+        return packet;
+    }
+    let copy = space.slice(0, bytes);
+    copy[..packet.len()].copy_from_slice(packet);
+    copy[packet.len()..].fill(0);
+    copy
 }

@@ -2,7 +2,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::token_bucket::{Rate, TokenBucket};
-use boringtun::noise::Tunn;
+use crate::tunnel::Tunnel;
 use std::collections::HashMap;
 
 /// Ours: packets and bytes kept per peer while a handshake runs, and bytes for all peers together.
@@ -20,8 +20,7 @@ const ROAMED_ATTEMPTS: u32 = 2;
 
 /// One peer: boringtun's tunnel and what the device keeps beside it.
 pub struct Peer {
-    pub tunnel: Tunn,
-    pub key: [u8; 32],
+    pub tunnel: Tunnel,
     /// Where datagrams go; follows authenticated packets.
     pub endpoint: Option<Endpoint>,
     /// Where the control plane said the peer is.
@@ -36,17 +35,16 @@ pub struct Peer {
     pub local: TokenBucket,
     /// Initiations since the last authenticated packet.
     pub unanswered: u32,
-    /// Inner bytes.
+    /// Inner bytes; those of packets that were staged with their padding.
     pub received_bytes: u64,
     pub sent_bytes: u64,
 }
 
 impl Peer {
     /// A peer without endpoint or session.
-    pub fn new(tunnel: Tunn, key: [u8; 32]) -> Peer {
+    pub fn new(tunnel: Tunnel) -> Peer {
         Peer {
             tunnel,
-            key,
             endpoint: None,
             configured: None,
             keepalive_ms: 0.0,
@@ -61,9 +59,19 @@ impl Peer {
         }
     }
 
-    /// boringtun drops sessions by time and gains them by handshakes; ask it after either.
-    pub fn refresh_session(&mut self) {
-        self.has_session = self.tunnel.time_since_last_handshake().is_some();
+    /// After a response or a packet: only these make a session that may be sent with. boringtun would also name one that
+    /// answers an initiation and lies, its indices being counted modulo 8, where the current one is looked for.
+    pub fn gain_session(&mut self) {
+        self.has_session = self.session_lives();
+    }
+
+    /// boringtun drops sessions by time.
+    pub fn check_session(&mut self) {
+        self.has_session &= self.session_lives();
+    }
+
+    fn session_lives(&mut self) -> bool {
+        self.tunnel.made().is_some_and(|tunnel| tunnel.time_since_last_handshake().is_some())
     }
 
     /// Counts an initiation; a roamed endpoint that stays silent is given up for the configured one.
@@ -117,14 +125,14 @@ impl Peers {
 
     /// Fills a vacant slot.
     pub fn put(&mut self, at: u32, peer: Peer) {
-        self.by_key.insert(peer.key, at);
+        self.by_key.insert(peer.tunnel.key, at);
         self.slots[at as usize] = Some(Box::new(peer));
     }
 
     /// Forgets a peer with its keys and its staged packets.
     pub fn take(&mut self, at: u32) -> Option<Box<Peer>> {
         let peer = self.slots.get_mut(at as usize)?.take()?;
-        self.by_key.remove(&peer.key);
+        self.by_key.remove(&peer.tunnel.key);
         Some(peer)
     }
 }

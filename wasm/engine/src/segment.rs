@@ -6,6 +6,7 @@ use crate::counters::Counter;
 use crate::device::Device;
 use crate::ip::{Ip, TCP, UDP};
 use crate::memory::VNET_BYTES;
+use crate::outbound::padded;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -81,7 +82,7 @@ impl Device {
             self.counters.add(Counter::BadPacket);
             return true;
         }
-        self.seal(peer, packet);
+        self.seal(peer, packet, self.mtu);
         true
     }
 
@@ -90,7 +91,7 @@ impl Device {
             self.counters.add(Counter::BadPacket);
             return true;
         };
-        let stride = plan.headers + plan.gso_bytes + OVERHEAD;
+        let stride = padded(plan.headers + plan.gso_bytes, self.mtu) + OVERHEAD;
         let segments = (packet.len() - plan.headers).div_ceil(plan.gso_bytes);
         let runs = segments.div_ceil((RUN_BYTES / stride).clamp(1, 64)) + 2;
         if segments * stride > self.sends.capacity() || runs > self.sends.descriptors.capacity {
@@ -114,7 +115,7 @@ impl Device {
             let segment = &mut packet[at..at + plan.headers + bytes];
             segment[..plan.headers].copy_from_slice(&template[..plan.headers]);
             plan.patch(segment, at, at + bytes == payload);
-            self.seal(peer, segment);
+            self.seal(peer, segment, self.mtu);
             at += bytes;
         }
     }
