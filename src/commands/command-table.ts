@@ -2,6 +2,7 @@ import type { CommandClass } from '../ui/nsm-command.ts'
 
 /** One verb of the command line. */
 export interface CommandEntry {
+  /** One word, or two: a topic and its verb. */
   readonly id: string
   readonly aliases: readonly string[]
   readonly summary: string
@@ -47,6 +48,72 @@ export const commandTable: readonly CommandEntry[] = [
     load: async () => (await import('./invite.ts')).Invite,
   },
   {
+    id: 'login',
+    aliases: [],
+    summary: 'log in as a person at the issuer that a server believes',
+    load: async () => (await import('./login.ts')).Login,
+  },
+  {
+    id: 'logout',
+    aliases: [],
+    summary: 'forget the identity of this machine',
+    load: async () => (await import('./logout.ts')).Logout,
+  },
+  {
+    id: 'whoami',
+    aliases: [],
+    summary: 'show the identity of this machine',
+    load: async () => (await import('./whoami.ts')).Whoami,
+  },
+  {
+    id: 'dns status',
+    aliases: [],
+    summary: 'show which names go where, who else learns of them, and how the servers do',
+    load: async () => (await import('./dns-status.ts')).DnsStatus,
+  },
+  {
+    id: 'dns query',
+    aliases: [],
+    summary: 'ask the resolver for a name',
+    load: async () => (await import('./dns-query.ts')).DnsQuery,
+  },
+  {
+    id: 'dns trace',
+    aliases: [],
+    summary: 'look a name up and show every server that was asked, who won and why',
+    load: async () => (await import('./dns-trace.ts')).DnsTrace,
+  },
+  {
+    id: 'dns flush',
+    aliases: [],
+    summary: 'forget cached answers',
+    load: async () => (await import('./dns-flush.ts')).DnsFlush,
+  },
+  {
+    id: 'dns serve',
+    aliases: [],
+    summary: 'run the resolver alone, without any connection',
+    load: async () => (await import('./dns-serve.ts')).DnsServe,
+  },
+  {
+    id: 'tunnel up',
+    aliases: [],
+    summary: 'open a plain WireGuard tunnel from a wg-quick file',
+    load: async () => (await import('./tunnel-up.ts')).TunnelUp,
+  },
+  {
+    id: 'tunnel down',
+    aliases: [],
+    summary: 'end plain WireGuard tunnels',
+    load: async () => (await import('./tunnel-down.ts')).TunnelDown,
+  },
+  {
+    id: 'tunnel status',
+    aliases: [],
+    summary: 'show the plain WireGuard tunnels and their peers',
+    load: async () => (await import('./tunnel-status.ts')).TunnelStatus,
+  },
+  {
     id: 'cleanup',
     aliases: [],
     summary: 'repair the machine after a crash: interfaces, routes, DNS',
@@ -60,7 +127,19 @@ export const commandTable: readonly CommandEntry[] = [
   },
 ]
 
-/** The command of an id or alias. */
-export function findCommand(name: string): CommandEntry | undefined {
-  return commandTable.find((entry) => entry.id === name || entry.aliases.includes(name))
+/** The command that the words begin with, by id or alias, and the words behind it. */
+export function findCommand(
+  words: readonly string[],
+): { readonly entry: CommandEntry; readonly rest: readonly string[] } | undefined {
+  for (const count of [2, 1]) {
+    const name = words.slice(0, count).join(' ')
+    const entry = commandTable.find(({ id, aliases }) => id === name || aliases.includes(name))
+    if (entry) return { entry, rest: words.slice(count) }
+  }
+  return undefined
+}
+
+/** The commands of a topic; none when it is no topic. */
+export function commandsOfTopic(topic: string): readonly CommandEntry[] {
+  return commandTable.filter(({ id }) => id.startsWith(`${topic} `))
 }

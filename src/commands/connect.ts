@@ -1,5 +1,7 @@
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
+import { NsmError } from '../base/errors.ts'
+import { findIdToken } from '../daemon/oidc-ci-token.ts'
 import type { ConnectResult, ProgressStep } from '../daemon/protocol.ts'
 import { connectRequest } from '../ui/connect-request.ts'
 import { connectText } from '../ui/connect-text.ts'
@@ -12,13 +14,19 @@ export class Connect extends NsmCommand {
   static override description =
     'A service is written as Network Service Mesh writes it: [kernel://]service[@domain][/interface][?label=value].\n' +
     'Without an argument the services of NSM_NETWORK_SERVICES are joined. The connection stays up in the background.\n' +
-    'A join string is read from a file, standard input or NSM_JOIN_STRING, never from an argument. The variables of\n' +
-    'cmd-nsc count where no flag is given: NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME, NODE_NAME, POD_NAME,\n' +
-    'CLUSTER_NAME, NSM_LOCAL_DNS_SERVER_ENABLED. Who this machine is: --join, else --svid, else --spiffe-socket, else what\n' +
-    'was joined before, else the SPIFFE agent at SPIFFE_ENDPOINT_SOCKET.'
+    'A join string is read from a file, standard input or NSM_JOIN_STRING, never from an argument. Who this machine is:\n' +
+    '--join, else --svid, else --spiffe-socket, else what was joined before, else the agent at SPIFFE_ENDPOINT_SOCKET.\n' +
+    'A join string without a token names the server only: then an ID token is shown, of --token-file, GitHub Actions,\n' +
+    'GitLab (NSM_ID_TOKEN) or the Kubernetes volume at /var/run/secrets/nsm/token, in this order; nothing is stored.\n' +
+    'A service of another domain, service@domain, is asked of the manager; without one, of the servers that DNS names:\n' +
+    'registry.nsm-system.DOMAIN and nsmgr-proxy.nsm-system.DOMAIN. The variables of cmd-nsc count where no flag is given:\n' +
+    'NSM_CONNECT_TO, NSM_DIAL_TIMEOUT, NSM_REQUEST_TIMEOUT, NSM_MAX_TOKEN_LIFETIME, NSM_LABELS, NSM_NAME, NSM_MECHANISM,\n' +
+    'NSM_AWARENESS_GROUPS, NSM_LIVENESS_CHECK_ENABLED, _INTERVAL and _TIMEOUT, NSM_LOCAL_DNS_SERVER_ENABLED, NODE_NAME,\n' +
+    'POD_NAME, CLUSTER_NAME. docs/interop.md says what each does.'
   static override examples = [
     'nsm connect --join join.txt my-networkservice-1',
     'nsm connect kernel://my-networkservice-1/nsm-1?color=red my-networkservice-2',
+    'nsm connect --spiffe-socket unix:///run/spire/agent.sock my-vl3@cluster2.example.org',
   ]
   static override args = {
     service: Args.string({ multiple: true, ignoreStdin: true, description: 'service URLs, apart by spaces or commas' }),
@@ -28,6 +36,11 @@ export class Connect extends NsmCommand {
       helpValue: 'FILE',
       env: 'NSM_JOIN',
       summary: 'file with a join string; - reads it from standard input',
+    }),
+    'token-file': Flags.string({
+      helpValue: 'FILE',
+      env: 'NSM_ID_TOKEN_FILE',
+      summary: 'ID token to show when the join string carries none; - reads it from standard input',
     }),
     manager: Flags.string({ helpValue: 'URL', env: 'NSM_MANAGER', summary: 'manager to ask, tcp://host:port' }),
     'svid-dir': Flags.string({
@@ -128,7 +141,7 @@ export class Connect extends NsmCommand {
     return result
   }
 
-  async #secrets(flags: SecretFlags) {
+  async #secrets(flags: SecretFlags & { readonly verbose: boolean }) {
     const { environment, readInput } = this.context
     const fromEnvironment = environment['NSM_JOIN_STRING']
     const joinString = flags.join === undefined ? fromEnvironment : await readJoinString(flags.join, readInput)
@@ -138,7 +151,23 @@ export class Connect extends NsmCommand {
       key: flags.key,
       bundle: flags.bundle,
     })
-    return { ...(joinString === undefined ? {} : { joinString }), ...(svidFiles ? { svidFiles } : {}) }
+    const found = joinString === undefined ? undefined : await this.#idToken(joinString, flags)
+    return {
+      ...(joinString === undefined ? {} : { joinString }),
+      ...(found ? { idToken: found.idToken } : {}),
+      ...(svidFiles ? { svidFiles } : {}),
+    }
+  }
+
+  async #idToken(joinString: string, flags: SecretFlags & { readonly verbose: boolean }) {
+    const { environment, readInput, signal } = this.context
+    const tokenFile = flags['token-file']
+    if (tokenFile === '-' && flags.join === '-') {
+      throw new NsmError('USAGE', 'standard input cannot be both join string and token', 'put one of them into a file')
+    }
+    const found = await findIdToken(joinString, { environment, tokenFile, readInput, signal })
+    if (found && flags.verbose) this.context.writeError(`ID token of ${found.from}`)
+    return found
   }
 
   #progress(verbose: boolean): (step: ProgressStep) => void {
@@ -153,6 +182,7 @@ export class Connect extends NsmCommand {
 
 interface SecretFlags {
   readonly join?: string | undefined
+  readonly 'token-file'?: string | undefined
   readonly 'svid-dir'?: string | undefined
   readonly svid?: string | undefined
   readonly key?: string | undefined

@@ -3,12 +3,13 @@ import { readSettings } from '../base/settings.ts'
 import type { CommandContext } from '../ui/command-context.ts'
 
 /** The context of the real process: its streams, its environment, and the background process loaded on first use. */
-export function processContext(signal: AbortSignal): CommandContext {
+export function processContext(signal: AbortSignal, onHangup: CommandContext['onHangup']): CommandContext {
   const uid = process.getuid?.() ?? 0
   return {
     environment: process.env,
     settings: readSettings(process.env, uid),
     signal,
+    onHangup,
     isTerminal: process.stdout.isTTY === true,
     wallMs: () => Date.now(),
     writeOut: (line) => void process.stdout.write(`${line}\n`),
@@ -17,6 +18,9 @@ export function processContext(signal: AbortSignal): CommandContext {
     connectDaemon: async (settings, options) => (await import('../daemon/client.ts')).connectDaemon(settings, options),
     startServe: async (settings, log, stop) => (await import('../daemon/serve.ts')).startServe(settings, log, stop),
     invite: async (settings, wanted) => (await import('../daemon/serve-admin.ts')).inviteFromRunning(settings, wanted),
+    obtainIdToken: async (join, around) => (await import('../daemon/login.ts')).obtainIdToken(join, around),
+    queryDns: async (query, stop) => (await import('../daemon/dns-query.ts')).queryDns(query, stop),
+    startDnsServe: async (settings, log) => (await import('../daemon/dns-serve.ts')).startDnsServe(settings, log),
     repairMachine: async (settings, log) => (await import('../daemon/repair.ts')).repairMachine(settings, log),
   }
 }

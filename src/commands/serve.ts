@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags'
 import { NsmError } from '../base/errors.ts'
 import type { ServeSettings } from '../daemon/serve-settings.ts'
 import type { ServeHandle } from '../ui/command-context.ts'
-import { readJoinString } from '../ui/credential-files.ts'
+import { readJoinString, readText } from '../ui/credential-files.ts'
 import { type ServeResult, serveText } from '../ui/join-text.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
 import { serveRequest } from '../ui/serve-request.ts'
@@ -17,6 +17,7 @@ export class Serve extends NsmCommand {
     'nsm serve > join.txt',
     'nsm serve --service blue --prefix 10.70.0.0/16 --prefix fd70::/64',
     'nsm serve --join site.txt --site berlin',
+    'nsm serve --issuer https://token.actions.githubusercontent.com --allow repository_id=5678,environment=production',
   ]
   static override flags = {
     service: Flags.string({
@@ -90,6 +91,23 @@ export class Serve extends NsmCommand {
       env: 'NSM_RELAY',
       summary: 'manager or forwarder that may pass on requests of others: its SPIFFE ID, or spiffe://domain/path/*',
     }),
+    issuer: Flags.string({
+      helpValue: 'URL',
+      env: 'NSM_ISSUER',
+      summary: 'OpenID Connect issuer whose ID tokens make members, with --allow',
+    }),
+    allow: Flags.string({
+      multiple: true,
+      multipleNonGreedy: true,
+      helpValue: 'CLAIM=VALUE,...',
+      env: 'NSM_ALLOW',
+      summary: 'claims that such a token must carry, whole and all of them; repeated, one of the lists',
+    }),
+    issuers: Flags.string({
+      helpValue: 'FILE',
+      env: 'NSM_ISSUERS',
+      summary: 'JSON file of issuers and their rules, when one of them is not enough',
+    }),
     verbose: Flags.boolean({ default: false, env: 'NSM_VERBOSE', summary: 'log what happens to standard error' }),
   }
 
@@ -99,7 +117,8 @@ export class Serve extends NsmCommand {
     const dirs = { stateDir: flags.state ?? settings.stateDir, runtimeDir: settings.runtimeDir }
     const { readInput } = this.context
     const joinString = flags.join === undefined ? undefined : await readJoinString(flags.join, readInput)
-    const request = { ...serveRequest(flags, dirs), ...(joinString === undefined ? {} : { joinString }) }
+    const issuerFile = flags.issuers === undefined ? undefined : await readText(flags.issuers)
+    const request = { ...serveRequest(flags, dirs, issuerFile), ...(joinString === undefined ? {} : { joinString }) }
     const log = this.processLog(flags.verbose ? 'debug' : settings.logLevel === 'info' ? 'warn' : settings.logLevel)
     const running = await this.context.startServe(request, log, signal)
     try {
@@ -113,7 +132,7 @@ export class Serve extends NsmCommand {
   #show(request: ServeSettings, running: ServeHandle): void {
     const { listen, wireguardPort } = request
     const { service, prefixes, dnsDomain } = running.info ?? request
-    const { joinString } = running
+    const { joinString, openJoinString } = running
     const served: ServeResult = {
       apiVersion: 'nsm/serve/v1',
       service,
@@ -122,6 +141,7 @@ export class Serve extends NsmCommand {
       listen,
       wireguardPort,
       joinString,
+      ...(openJoinString === undefined ? {} : { openJoinString }),
     }
     if (this.jsonEnabled()) this.logJson(served)
     else this.log(serveText(served))

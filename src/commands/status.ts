@@ -24,21 +24,14 @@ export class Status extends NsmCommand {
   async run(): Promise<StatusResult> {
     const { args, flags } = await this.parse(Status)
     const wanted = args.service ?? []
-    const status = narrow(await this.#ask(), wanted)
+    const status = narrow(await this.askIfRunning(absent, (daemon) => daemon.status()), wanted)
     if (flags.check === 'ready') requireReady(status, wanted)
     this.log(statusText(status, { nowMs: this.context.wallMs(), relative: this.context.isTerminal }))
     return status
   }
-
-  async #ask(): Promise<StatusResult> {
-    try {
-      return await this.withDaemon(false, (daemon) => daemon.status())
-    } catch (error) {
-      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
-      return { apiVersion: 'nsm/status/v1', running: false, connections: [], warnings: [] }
-    }
-  }
 }
+
+const absent: StatusResult = { apiVersion: 'nsm/status/v1', running: false, connections: [], warnings: [] }
 
 function narrow(status: StatusResult, wanted: readonly string[]): StatusResult {
   if (wanted.length === 0) return status

@@ -1,6 +1,8 @@
 import { NsmError } from '../base/errors.ts'
 import type { Settings } from '../base/settings.ts'
+import type { DnsFlushResult, DnsStatusResult, DnsTraceResult } from './dns-protocol.ts'
 import type { JsonObject } from './json-lines.ts'
+import type { IdentityResult } from './login-protocol.ts'
 import { socketPath } from './paths.ts'
 import type {
   ConnectResult,
@@ -13,6 +15,7 @@ import type {
 } from './protocol.ts'
 import { connectRpc, type RpcClient, SilentPeer } from './rpc-client.ts'
 import { startDaemon } from './start.ts'
+import type { TunnelDownResult, TunnelStatusResult, TunnelUpResult } from './tunnel-protocol.ts'
 
 /** The background process over its socket; `close` ends the connection, not the process. */
 export type DaemonClient = DaemonApi & { close(): Promise<void> }
@@ -37,6 +40,9 @@ export async function connectDaemon(settings: Settings, options: { readonly star
 const connectGraceMs = 5_000
 /** Ours: a registry far away has 15 s for its answer. */
 const listTimeoutMs = 20_000
+
+/** Ours: the server may ask the issuer for its keys first. */
+const loginTimeoutMs = 30_000
 
 /** A process that is just ending accepts a connection but answers nothing: the first question finds out. */
 async function greet(rpc: RpcClient): Promise<DaemonClient> {
@@ -68,6 +74,18 @@ function createClient(rpc: RpcClient): DaemonClient {
     status: async () => expectResult(await rpc.call('status', {}), isStatusResult),
     list: async (request, signal) =>
       expectResult(await rpc.call('list', request, { signal, timeoutMs: listTimeoutMs }), isListResult),
+    dnsStatus: async () => expectResult(await rpc.call('dnsStatus', {}), isDnsStatusResult),
+    dnsTrace: async (request, signal) =>
+      expectResult(await rpc.call('dnsTrace', request, { signal }), isDnsTraceResult),
+    dnsFlush: async () => expectResult(await rpc.call('dnsFlush', {}), isDnsFlushResult),
+    tunnelUp: async (request, signal) =>
+      expectResult(await rpc.call('tunnelUp', request, { signal }), isTunnelUpResult),
+    tunnelDown: async (request) => expectResult(await rpc.call('tunnelDown', request), isTunnelDownResult),
+    tunnelStatus: async () => expectResult(await rpc.call('tunnelStatus', {}), isTunnelStatusResult),
+    login: async (request, signal) =>
+      expectResult(await rpc.call('login', request, { signal, timeoutMs: loginTimeoutMs }), isIdentityResult),
+    logout: async () => expectResult(await rpc.call('logout', {}), isIdentityResult),
+    whoami: async () => expectResult(await rpc.call('whoami', {}), isIdentityResult),
     version: async () => expectResult(await rpc.call('version', {}), isVersionResult),
     close: () => rpc.close(),
   }
@@ -101,6 +119,34 @@ function isStatusResult(value: unknown): value is StatusResult {
 
 function isListResult(value: unknown): value is ListResult {
   return hasVersion(value, 'nsm/list/v1')
+}
+
+function isDnsStatusResult(value: unknown): value is DnsStatusResult {
+  return hasVersion(value, 'nsm/dns-status/v1')
+}
+
+function isDnsTraceResult(value: unknown): value is DnsTraceResult {
+  return hasVersion(value, 'nsm/dns-trace/v1')
+}
+
+function isDnsFlushResult(value: unknown): value is DnsFlushResult {
+  return hasVersion(value, 'nsm/dns-flush/v1')
+}
+
+function isTunnelUpResult(value: unknown): value is TunnelUpResult {
+  return hasVersion(value, 'nsm/tunnel-up/v1')
+}
+
+function isTunnelDownResult(value: unknown): value is TunnelDownResult {
+  return hasVersion(value, 'nsm/tunnel-down/v1')
+}
+
+function isTunnelStatusResult(value: unknown): value is TunnelStatusResult {
+  return hasVersion(value, 'nsm/tunnel-status/v1')
+}
+
+function isIdentityResult(value: unknown): value is IdentityResult {
+  return hasVersion(value, 'nsm/whoami/v1')
 }
 
 function isVersionResult(value: unknown): value is VersionResult {

@@ -1,9 +1,30 @@
-import { parseConnectRequest, parseDisconnectRequest, parseListRequest } from './parse-request.ts'
+import {
+  parseConnectRequest,
+  parseDisconnectRequest,
+  parseDnsTraceRequest,
+  parseListRequest,
+  parseLoginRequest,
+  parseTunnelDownRequest,
+  parseTunnelUpRequest,
+} from './parse-request.ts'
 import type { DaemonApi, StatusResult } from './protocol.ts'
 import type { Method } from './rpc-server.ts'
 
 /** Methods that change the machine or tell what only its owner may know. */
-export const guardedMethods: readonly string[] = ['connect', 'disconnect', 'list']
+export const guardedMethods: readonly string[] = [
+  'connect',
+  'disconnect',
+  'list',
+  'dnsStatus',
+  'dnsTrace',
+  'dnsFlush',
+  'tunnelUp',
+  'tunnelDown',
+  'tunnelStatus',
+  'login',
+  'logout',
+  'whoami',
+]
 
 /** The background process's methods as they come over the socket. */
 export function daemonMethods(api: DaemonApi): Readonly<Record<string, Method>> {
@@ -13,6 +34,15 @@ export function daemonMethods(api: DaemonApi): Readonly<Record<string, Method>> 
     list: (parameters, { signal }) => api.list(parseListRequest(parameters), signal),
     status: async (_, { caller }) => (caller.mayAct ? api.status() : redacted(await api.status())),
     version: () => api.version(),
+    dnsStatus: () => api.dnsStatus(),
+    dnsTrace: (parameters, { signal }) => api.dnsTrace(parseDnsTraceRequest(parameters), signal),
+    dnsFlush: () => api.dnsFlush(),
+    tunnelUp: (parameters, { signal }) => api.tunnelUp(parseTunnelUpRequest(parameters), signal),
+    tunnelDown: (parameters) => api.tunnelDown(parseTunnelDownRequest(parameters)),
+    tunnelStatus: () => api.tunnelStatus(),
+    login: (parameters, { signal }) => api.login(parseLoginRequest(parameters), signal),
+    logout: () => api.logout(),
+    whoami: () => api.whoami(),
   }
 }
 

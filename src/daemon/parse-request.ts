@@ -1,7 +1,10 @@
 import { NsmError } from '../base/errors.ts'
 import { parsePrefix } from '../base/ip.ts'
+import type { DnsTraceRequest } from './dns-protocol.ts'
 import { isJsonObject, type JsonObject } from './json-lines.ts'
+import type { LoginRequest } from './login-protocol.ts'
 import type { ConnectRequest, DisconnectRequest, DnsMode, ListRequest, SvidText } from './protocol.ts'
+import type { TunnelDownRequest, TunnelUpRequest } from './tunnel-protocol.ts'
 
 /* The border of the background process: what comes in is checked once, unknown keys are refused [security X4]. */
 
@@ -10,6 +13,7 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
   const object = objectWith(value, [
     'services',
     'joinString',
+    'idToken',
     'manager',
     'svidFiles',
     'workloadSocket',
@@ -26,9 +30,16 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
     'dns',
     'timeoutMs',
     'name',
+    'dialTimeoutMs',
+    'tokenLifetimeMs',
+    'livenessEnabled',
+    'livenessIntervalMs',
+    'livenessTimeoutMs',
+    'awarenessGroups',
   ])
   const optional = {
     joinString: optionalText(object, 'joinString'),
+    idToken: optionalText(object, 'idToken'),
     manager: optionalText(object, 'manager'),
     svidFiles: optionalSvid(object),
     workloadSocket: optionalText(object, 'workloadSocket'),
@@ -36,9 +47,15 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
     workloadId: optionalText(object, 'workloadId'),
     workloadFirst: optionalFlag(object, 'workloadFirst'),
     interfaceName: optionalText(object, 'interfaceName'),
-    mtuBytes: object['mtuBytes'] === undefined ? undefined : integer(object, 'mtuBytes', mtuMaxBytes),
+    mtuBytes: optionalInteger(object, 'mtuBytes', mtuMaxBytes),
     allowDomains: object['allowDomains'] === undefined ? undefined : texts(object, 'allowDomains'),
     name: optionalText(object, 'name'),
+    dialTimeoutMs: optionalInteger(object, 'dialTimeoutMs', timeoutMaxMs),
+    tokenLifetimeMs: optionalInteger(object, 'tokenLifetimeMs', timeoutMaxMs),
+    livenessEnabled: optionalFlag(object, 'livenessEnabled'),
+    livenessIntervalMs: optionalInteger(object, 'livenessIntervalMs', timeoutMaxMs),
+    livenessTimeoutMs: optionalInteger(object, 'livenessTimeoutMs', timeoutMaxMs),
+    awarenessGroups: object['awarenessGroups'] === undefined ? undefined : groups(object),
   }
   return {
     ...present(optional),
@@ -63,6 +80,33 @@ export function parseDisconnectRequest(value: unknown): DisconnectRequest {
 export function parseListRequest(value: unknown): ListRequest {
   const object = objectWith(value, ['pattern'])
   return present({ pattern: optionalText(object, 'pattern') })
+}
+
+/** Reads the parameters of `login`; throws `USAGE`. */
+export function parseLoginRequest(value: unknown): LoginRequest {
+  const object = objectWith(value, ['joinString', 'idToken'])
+  return { joinString: text(object['joinString'], 'joinString'), idToken: text(object['idToken'], 'idToken') }
+}
+
+/** Reads the parameters of `dnsTrace`; throws `USAGE`. */
+export function parseDnsTraceRequest(value: unknown): DnsTraceRequest {
+  const object = objectWith(value, ['name', 'type'])
+  return { name: text(object['name'], 'name'), type: text(object['type'], 'type') }
+}
+
+/** Reads the parameters of `tunnelUp`; throws `USAGE`. */
+export function parseTunnelUpRequest(value: unknown): TunnelUpRequest {
+  const object = objectWith(value, ['interfaceName', 'fileName', 'text'])
+  return {
+    interfaceName: text(object['interfaceName'], 'interfaceName'),
+    fileName: text(object['fileName'], 'fileName'),
+    text: text(object['text'], 'text'),
+  }
+}
+
+/** Reads the parameters of `tunnelDown`; throws `USAGE`. */
+export function parseTunnelDownRequest(value: unknown): TunnelDownRequest {
+  return { interfaceNames: texts(objectWith(value, ['interfaceNames']), 'interfaceNames') }
 }
 
 /** Ours: a day; a wait that is longer is a mistake. */
@@ -114,6 +158,16 @@ function integer(object: JsonObject, name: string, max: number): number {
     throw fault(name, `is a whole number from 1 to ${max}`)
   }
   return value
+}
+
+function optionalInteger(object: JsonObject, name: string, max: number): number | undefined {
+  return object[name] === undefined ? undefined : integer(object, name, max)
+}
+
+function groups(object: JsonObject): readonly (readonly string[])[] {
+  const value = object['awarenessGroups']
+  if (!Array.isArray(value) || value.length > entriesMax) throw fault('awarenessGroups', 'are lists of texts')
+  return value.map((group) => texts({ awarenessGroups: group }, 'awarenessGroups'))
 }
 
 function oneOf<T extends string>(object: JsonObject, name: string, values: readonly T[]): T {

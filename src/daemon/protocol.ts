@@ -1,9 +1,12 @@
 import type { ConnectionView } from '../connection/view.ts'
+import type { DnsApi } from './dns-methods.ts'
+import type { LoginApi } from './login-protocol.ts'
+import type { TunnelApi } from './tunnel-protocol.ts'
 
 export type { ConnectionView } from '../connection/view.ts'
 
 /** What the background process can do; `client.ts` (socket) and `runtime.ts` (in process) implement it. */
-export interface DaemonApi {
+export interface DaemonApi extends DnsApi, TunnelApi, LoginApi {
   /** Joins services and resolves when each is usable; throws the first failure after everything is undone. */
   connect(request: ConnectRequest, progress: (step: ProgressStep) => void, signal: AbortSignal): Promise<ConnectResult>
   /** Leaves services (all when none is named); a service that is not connected is no error. */
@@ -25,6 +28,8 @@ export interface ConnectRequest {
   readonly services: readonly string[]
   /** Content of the join file. */
   readonly joinString?: string
+  /** A token of an issuer that the server believes; shown when the join string carries none. */
+  readonly idToken?: string
   /** `tcp://host:port`; needed with `svidFiles` and `workloadSocket`. */
   readonly manager?: string
   readonly svidFiles?: SvidText
@@ -47,6 +52,16 @@ export interface ConnectRequest {
   readonly timeoutMs: number
   /** The podName label, so the own DNS name; the host's name by default. */
   readonly name?: string
+  /** How long reaching the manager may take, inside `timeoutMs`. */
+  readonly dialTimeoutMs?: number
+  /** The longest life of the tokens we sign for each call, and so of a lease. */
+  readonly tokenLifetimeMs?: number
+  /** False: only the manager says that the path is dead. */
+  readonly livenessEnabled?: boolean
+  readonly livenessIntervalMs?: number
+  readonly livenessTimeoutMs?: number
+  /** Service URLs, group by group: addresses of services of one group may overlap. */
+  readonly awarenessGroups?: readonly (readonly string[])[]
 }
 
 /** An X.509-SVID as PEM text. */

@@ -1,7 +1,8 @@
 import { chmod, rm } from 'node:fs/promises'
-import { createServer, type Server, type Socket } from 'node:net'
+import { createServer, type Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { listenPrivately } from '../base/listen-privately.ts'
 import type { Log } from '../base/log.ts'
 import { encodeLine, type JsonObject, LineReader } from './json-lines.ts'
 import { canReadCredentials, type PeerCredentials, peerCredentials } from './peer-credentials.ts'
@@ -60,7 +61,6 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
     sessions.add(session)
     settings.onConnections?.(sessions.size)
   })
-  await rm(settings.path, { force: true })
   await listenPrivately(server, settings.path)
   if (canReadCredentials()) await chmod(settings.path, 0o666)
   return {
@@ -71,16 +71,6 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
       await rm(settings.path, { force: true })
     },
   }
-}
-
-function listenPrivately(server: Server, path: string): Promise<void> {
-  const before = process.umask(0o177)
-  return new Promise<void>((resolve, reject) => {
-    server.once('error', (cause) => {
-      reject(new NsmError('CONFLICT', `cannot listen on ${path}: ${cause.message}`, `remove ${path}`, { cause }))
-    })
-    server.listen(path, resolve)
-  }).finally(() => process.umask(before))
 }
 
 /** One connection: messages in, each a call with its number, answers out in any order. */

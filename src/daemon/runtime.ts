@@ -4,6 +4,7 @@ import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import type { Log } from '../base/log.ts'
+import { programVersion } from '../base/program-version.ts'
 import type { Settings } from '../base/settings.ts'
 import { type Connected, Connections } from '../connection/connections.ts'
 import { createJournal } from '../connection/journal.ts'
@@ -11,12 +12,17 @@ import { type Machine, thisMachine } from '../connection/machine.ts'
 import { createNames, type Names } from '../connection/names.ts'
 import { openConnectionStore } from '../connection/store.ts'
 import { serviceText, type Wanted } from '../connection/wanted.ts'
+import { bareName } from '../nsm/interdomain.ts'
+import { createDnsApi } from './dns-methods.ts'
 import { listServices } from './list-services.ts'
-import { programVersion } from './program-version.ts'
-import type { ConnectRequest, ConnectResult, DaemonApi, ProgressStep, StatusResult } from './protocol.ts'
+import { createNameService } from './name-service.ts'
+import type { ConnectRequest, ConnectResult, DaemonApi, DnsView, ProgressStep, StatusResult } from './protocol.ts'
+import { reach } from './reach.ts'
 import type { Session } from './session.ts'
 import { Sessions } from './sessions.ts'
 import { Steps } from './steps.ts'
+import { createTunnelApi } from './tunnel-methods.ts'
+import { tunnelMachine } from './tunnel-open.ts'
 import { serviceNames, wantedServices } from './wanted-services.ts'
 
 /** The client side, wired: what the background process serves. */
@@ -43,8 +49,16 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
   const store = await openConnectionStore({ stateDir, hostName: hostLabel(), randomId, log })
   const names = createNames({ settings, clock, log })
   const journal = createJournal(stateDir)
-  const connections = new Connections({ machine, names, store, journal, clock, log, random: Math.random, onCount })
-  const sessions = new Sessions({ settings, clock, log })
+  const held = { connections: 0, tunnels: 0 }
+  const hold = (what: keyof typeof held) => (count: number) => {
+    held[what] = count
+    onCount(held.connections + held.tunnels)
+  }
+  const shared = { machine, names, store, journal, clock, log, random: Math.random }
+  const connections = new Connections({ ...shared, onCount: hold('connections') })
+  const tunnels = createTunnelApi({ machine: tunnelMachine, names, journal, clock, log, onCount: hold('tunnels') })
+  const nameService = createNameService(() => names.upstreams())
+  const sessions = new Sessions({ settings, clock, log, names: nameService })
   const wiring: Wiring = { connections, sessions, names, machine, clock, stopping: new AbortController() }
   return {
     connect: (request, progress, signal) => connect(wiring, { request, progress, signal }),
@@ -55,13 +69,30 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
     status: () => status(wiring),
     list: async (request, signal) => listServices(await sessions.open({}, signal), request, signal),
     version: async () => ({ version: programVersion(), pid: process.pid }),
+    async login(request, signal) {
+      checkNotConnected(connections)
+      return sessions.login(request, signal)
+    },
+    async logout() {
+      checkNotConnected(connections)
+      return sessions.logout()
+    },
+    whoami: () => sessions.whoami(),
+    ...createDnsApi(names),
+    ...tunnels,
     async close() {
       wiring.stopping.abort(new NsmError('LOST', 'the background process ends', '`nsm connect` starts it again'))
-      await connections.close()
+      await Promise.all([connections.close(), tunnels.close()])
       await names.close()
       await sessions.close()
     },
   }
+}
+
+/** Another identity does not take over what this one has connected. */
+function checkNotConnected(connections: Connections): void {
+  if (connections.isEmpty) return
+  throw new NsmError('CONFLICT', 'the identity is in use by connections', 'leave them first: nsm disconnect')
 }
 
 interface Wiring {
@@ -82,6 +113,8 @@ interface Call {
 async function connect(wiring: Wiring, call: Call): Promise<ConnectResult> {
   const { request } = call
   const wanted = wantedServices(request)
+  // A service that is up needs no session; what was given is read all the same.
+  if (request.joinString !== undefined && !wiring.connections.isEmpty) wiring.sessions.check(request.joinString)
   const steps = new Steps(wiring.clock, call.progress)
   const late = new AbortController()
   const cancel = wiring.clock.after(request.timeoutMs, () => late.abort(steps.deadline(request.timeoutMs)))
@@ -108,9 +141,14 @@ interface Plan {
 
 /** All services at once; when one fails, the ones this call has connected are left again. */
 async function connectAll(wiring: Wiring, plan: Plan, signal: AbortSignal): Promise<Connected[]> {
-  const session = once(() => openSession(wiring, plan, signal))
+  const opened = new Map<string | undefined, () => Promise<Session>>()
+  const sessionFor = ({ domain }: Wanted) => {
+    const session = opened.get(domain) ?? once(() => openSession(wiring, { plan, domain }, signal))
+    opened.set(domain, session)
+    return session
+  }
   const results = await Promise.allSettled(
-    plan.wanted.map((wanted) => connectOne(wiring, { wanted, plan, session }, signal)),
+    plan.wanted.map((wanted) => connectOne(wiring, { wanted, plan, session: sessionFor(wanted) }, signal)),
   )
   const connected = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
   const failed = results.find((result) => result.status === 'rejected')
@@ -120,12 +158,20 @@ async function connectAll(wiring: Wiring, plan: Plan, signal: AbortSignal): Prom
   throw toNsmError(failed.reason)
 }
 
-async function openSession(wiring: Wiring, { request, steps }: Plan, signal: AbortSignal): Promise<Session> {
+async function openSession(
+  wiring: Wiring,
+  { plan, domain }: { readonly plan: Plan; readonly domain: string | undefined },
+  signal: AbortSignal,
+): Promise<Session> {
+  const { request, steps } = plan
   steps.note({ phase: 'identity', state: 'started' })
   // The packet thread and the listener for names come up meanwhile.
   wiring.machine.prepareTunnel().catch(() => {})
   if (request.dns === 'auto') wiring.names.prepare()
-  const session = await withSignal(wiring.sessions.open(request, signal), signal)
+  const credentials = domain === undefined ? request : { ...request, domain }
+  const session = await withSignal(wiring.sessions.open(credentials, signal), signal)
+  const { dialTimeoutMs: limitMs } = request
+  if (limitMs !== undefined) await reach(session.url, { clock: wiring.clock, limitMs }, signal)
   steps.note({ phase: 'identity', state: 'done', detail: session.source.current().svid.spiffeId })
   return session
 }
@@ -142,7 +188,7 @@ function connectOne(
       wanted,
       session: async () => {
         const opened = await session()
-        void lookUpService({ session: opened, service: wanted.service, steps }, signal)
+        void lookUpService({ session: opened, service, steps }, signal)
         return opened
       },
       progress: (phase, state, detail) => steps.note({ phase, state, service, ...(detail ? { detail } : {}) }),
@@ -158,7 +204,7 @@ async function lookUpService(
 ): Promise<void> {
   steps.note({ phase: 'registry', state: 'started', service })
   const endpoints = await session.registry
-    .findEndpoints({ networkServiceNames: [service] }, signal)
+    .findEndpoints({ networkServiceNames: [session.domain === undefined ? service : bareName(service)] }, signal)
     .catch(() => undefined)
   const count = endpoints?.length
   const detail = count === undefined ? 'no answer' : `${count} endpoint${count === 1 ? '' : 's'}`
@@ -181,12 +227,16 @@ async function status({ connections, sessions, names }: Wiring): Promise<StatusR
     running: true,
     ...(svid ? { identity: { spiffeId: svid.spiffeId, notAfterMs: svid.notAfterMs } } : {}),
     connections: views,
-    ...(dns ? { dns: { listening: dns.listening, scopes: dns.scopes } } : {}),
+    ...(dns ? { dns: { listening: dns.listening, scopes: dns.scopes.map(scopeView) } } : {}),
     warnings: [
       ...views.flatMap(({ service, error }) => (error ? [`${service}: ${error.message}`] : [])),
       ...(sessions.all().length > states.length ? ['an identity of this machine is expired'] : []),
     ],
   }
+}
+
+function scopeView({ suffix, mode, servers }: DnsView['scopes'][number]): DnsView['scopes'][number] {
+  return { suffix, mode, servers }
 }
 
 function once<T>(work: () => Promise<T>): () => Promise<T> {

@@ -6,7 +6,8 @@ import { openPrefixAuthority, type PrefixAuthority } from '../endpoint/prefix-au
 import { defaultSiteLength } from '../endpoint/prefix-plan.ts'
 import { registerVl3 } from '../endpoint/registration.ts'
 import { createAuthoritySource } from '../identity/authority-source.ts'
-import { openAuthority } from '../identity/ca.ts'
+import { type Authority, openAuthority } from '../identity/ca.ts'
+import { formatJoinString } from '../identity/join-string.ts'
 import { identityService } from '../nsm/exchange-server.ts'
 import { openJoinTokens } from '../nsm/join-tokens.ts'
 import { createInviter } from './inviter.ts'
@@ -14,6 +15,7 @@ import { localRegistryClient } from './local-registry.ts'
 import type { ReachedAt } from './serve-address.ts'
 import type { Around, Home, Network } from './serve-home.ts'
 import { firstSiteId, isSiteOf } from './serve-ids.ts'
+import { openOidc } from './serve-oidc.ts'
 import type { ServeSettings } from './serve-settings.ts'
 import { siteService } from './serve-site-service.ts'
 
@@ -35,6 +37,7 @@ export async function openFirstSite(
   undo.push(() => source.close())
   const tokens = openJoinTokens(join(stateDir, 'join-tokens.db'))
   undo.push(async () => tokens.close())
+  const oidc = openOidc(settings, { trustDomain, clock, undo })
   const plan = openPrefixAuthority({
     ...{ path: join(stateDir, 'prefixes.db'), prefixes: prefixes.map(parsePrefix), clock, log },
     siteLength: settings.siteLength ?? defaultSiteLength,
@@ -50,11 +53,12 @@ export async function openFirstSite(
     ...ownParts(plan, spiffeId),
     mayHold: (owner, claimed) => claimed.every((text) => plan.ownerOf(parsePrefix(text)) === owner),
     services: [
-      ...identityService({ authority, joinTokens: tokens, clock, log }),
+      ...identityService({ authority, joinTokens: tokens, oidc, clock, log }),
       ...ipamService({ authority: plan, isSite }),
-      ...siteService({ network, authority, inviter, isSite, clock, log }),
+      ...siteService({ network, authority, inviter, oidc, isSite, clock, log }),
     ],
     invite: async (wanted) => inviter.invite(wanted),
+    ...(oidc.issuers.length === 0 ? {} : { openJoinString: () => openJoinString(authority, reachedAt) }),
     async register({ registry, url, site }) {
       const client = localRegistryClient({ registry, owner: spiffeId, clock })
       const registration = await registerVl3({ client, service, endpointName, url, labels: { site }, clock, log })
@@ -62,6 +66,10 @@ export async function openFirstSite(
     },
     failed: new Promise(() => {}),
   }
+}
+
+function openJoinString({ trustDomain, rootSpkiPin: pin }: Authority, reachedAt: ReachedAt): string {
+  return formatJoinString({ ...reachedAt(), trustDomain, pin })
 }
 
 /** The parts of the last run, and one of every prefix that has none yet. */

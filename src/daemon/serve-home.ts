@@ -42,6 +42,8 @@ export interface Home {
   /** What it serves beside registry and manager. */
   readonly services: readonly MethodBinding[]
   invite(wanted: Invitation): Promise<InviteResult>
+  /** The join string without a token, for those who show an ID token of an issuer; absent when there is no issuer. */
+  readonly openJoinString?: () => string
   /** Makes the endpoint known once the server listens. */
   register(made: { readonly registry: Registry; readonly url: string; readonly site: string }): Promise<void>
   /** Resolves when the server cannot go on. */

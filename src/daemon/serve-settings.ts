@@ -19,6 +19,8 @@ export interface ServeSettings {
   readonly site?: string
   /** SPIFFE IDs, or `spiffe://domain/path/*`, of managers and forwarders that may pass on requests of others. */
   readonly relays?: readonly string[]
+  /** Whose ID tokens make members: an issuer file's text, or one issuer and its rules, `claim=value,claim=value`. */
+  readonly issuers?: { readonly fileText: string } | { readonly url: string; readonly allowed: readonly string[] }
   /** Makes this a further site of the network that gave it: that one's service, prefixes and domain count. */
   readonly joinString?: string
 }

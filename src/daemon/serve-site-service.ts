@@ -5,6 +5,7 @@ import type { Log } from '../base/log.ts'
 import type { Authority } from '../identity/ca.ts'
 import { splitDer } from '../identity/der-reader.ts'
 import { parseJoinString } from '../identity/join-string.ts'
+import type { OidcAdmission } from '../identity/oidc-admission.ts'
 import { verifyToken } from '../identity/token.ts'
 import { verifyPeer } from '../identity/verify.ts'
 import { renewFor } from '../nsm/exchange-server.ts'
@@ -20,11 +21,12 @@ export function siteService(parts: {
   readonly network: Network
   readonly authority: Authority
   readonly inviter: Inviter
+  readonly oidc: OidcAdmission
   readonly isSite: (spiffeId: string) => boolean
   readonly clock: Clock
   readonly log: Log
 }): MethodBinding[] {
-  const { network, authority, inviter, clock, log } = parts
+  const { network, authority, inviter, oidc, clock, log } = parts
   const check = ({ peer }: PeerCall) => {
     if (!parts.isSite(peer.spiffeId)) throw policyRefusal('site: this identity was not invited as a site')
   }
@@ -49,7 +51,7 @@ export function siteService(parts: {
       const isTheirs = verifyToken(token, holder.certificate) && claims?.sub === holder.spiffeId
       if (!isTheirs || !claims.aud.includes(call.peer.spiffeId) || claims.expMs <= nowMs) throw notTheirs()
       const { address } = call
-      return renewFor({ authority, clock, log }, csr, { ...holder, address })
+      return renewFor({ authority, oidc, clock, log }, csr, { ...holder, address })
     }),
   ]
 }

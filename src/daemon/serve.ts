@@ -11,28 +11,31 @@ import { toLabel } from '../endpoint/members.ts'
 import { dialSites } from '../endpoint/site-dialer.ts'
 import { openEndpointStore } from '../endpoint/store.ts'
 import { createVl3, type Vl3 } from '../endpoint/vl3.ts'
-import { signToken } from '../identity/token.ts'
 import { openChannel } from '../nsm/channel.ts'
 import { createNsmClient } from '../nsm/client.ts'
 import { NetworkServiceEndpointSchema } from '../nsm/generated/registry_pb.js'
 import { joinTokenLifeMs } from '../nsm/join-tokens.ts'
-import { tokenLifetimeMs } from '../nsm/peer.ts'
+import { createOwnTokens } from '../nsm/own-tokens.ts'
 import { type NsmServer, startNsmServer } from '../nsm/server.ts'
 import { createManager } from '../registry/manager.ts'
-import { targetOf } from '../registry/next-hop.ts'
+import { type Dial, targetOf } from '../registry/next-hop.ts'
 import { createRegistry, type Registry } from '../registry/registry.ts'
 import { registryServices } from '../registry/server.ts'
 import { openRegistryStore } from '../registry/store.ts'
 import { openHub } from '../tunnel/hub.ts'
 import { takeLock } from './lock.ts'
+import { createNameService } from './name-service.ts'
 import { serveLockPath } from './paths.ts'
 import { isWildcard, parseListen, reachableAddress, splitAdvertise } from './serve-address.ts'
 import { startServeAdmin } from './serve-admin.ts'
+import { openDomains } from './serve-domains.ts'
 import { openFirstSite } from './serve-first.ts'
 import type { Around, Home, Network } from './serve-home.ts'
 import { isSiteOf, sitePatterns } from './serve-ids.ts'
+import { refuseIssuers } from './serve-oidc.ts'
 import type { ServeSettings } from './serve-settings.ts'
 import { isFurtherSite, openFurtherSite } from './serve-site.ts'
+import { urlOf } from './session.ts'
 
 export type { ServeSettings } from './serve-settings.ts'
 
@@ -52,6 +55,8 @@ export interface ServeInfo extends Network {
 export interface RunningServe {
   /** For one machine, single use, shown once; empty when the first site is away. */
   readonly joinString: string
+  /** Where the server is, for those who show an ID token of an issuer; absent when it believes none. */
+  readonly openJoinString?: string
   readonly info: ServeInfo
   /** Ends everything; leases, registrations and the authority stay on disk. */
   stop(): Promise<void>
@@ -82,18 +87,21 @@ async function start(settings: ServeSettings, around: Around): Promise<RunningSe
   await takeDirectories(settings, undo)
   const address = reachableAddress(settings)
   let port = parseListen(settings.listen).port
-  const openHome = (await isFurtherSite(settings)) ? openFurtherSite : openFirstSite
+  const isFurther = await isFurtherSite(settings)
+  if (isFurther) refuseIssuers(settings)
+  const openHome = isFurther ? openFurtherSite : openFirstSite
   const home = await openHome(settings, around, () => ({ address, port }))
   const vl3 = await openVl3(settings, home, around)
   const { server, registry } = await openServer(settings, { ...around, home, vl3 })
-  port = splitAdvertise(settings.advertise)?.port ?? server.port
+  port = advertisedPort(settings, server)
   const site = settings.site ?? (toLabel(hostname()) || 'site')
-  await home.register({ registry, url: `tcp://${hostText(address)}:${port}`, site })
+  await home.register({ registry, url: ownUrl(settings, server), site })
   linkOthers({ ...around, home, vl3, registry, address })
   undo.push(await startServeAdmin({ runtimeDir: settings.runtimeDir, home, clock, log }))
   const { trustDomain, endpointName, network, parts } = home
   return {
     joinString: await firstInvitation(home, log),
+    ...(home.openJoinString ? { openJoinString: home.openJoinString() } : {}),
     info: { ...network, parts, trustDomain, endpointName, address, port, wireguardPort: vl3.wireguardPort },
     stop: undo.run,
     failed: Promise.race([vl3.failed, home.failed]),
@@ -132,10 +140,7 @@ async function openVl3(settings: ServeSettings, home: Home, { log, undo }: Aroun
     listenAddress: isWildcard(address) ? '::' : address,
     listenPort: wireguardPort,
     reachableAt: (peer) => advertised ?? peer.localAddress,
-    ownToken: (audience) => {
-      const expiresMs = systemClock.wallMs() + tokenLifetimeMs
-      return { token: signToken({ svid: source.current().svid, audience, expiresMs }), expiresMs }
-    },
+    ownToken: createOwnTokens({ svid: () => source.current().svid, clock: systemClock }),
   })
   undo.push(() => vl3.stop())
   return vl3
@@ -152,15 +157,25 @@ async function openServer(
   const registry = createRegistry({ store, mayOffer: isSiteOf(trustDomain), clock, log })
   undo.push(async () => registry.close())
   const relays = [...sitePatterns(trustDomain), ...(settings.relays ?? [])]
+  const dial: Dial = (target, expect) => openChannel({ target, source, clock, expect })
+  const domains = openDomains({ source, dial, own: trustDomain, names: createNameService(), clock })
+  undo.push(async () => domains.close())
   const manager = createManager({
-    ...{ name, registry, relays, clock, log },
+    ...{ name, registry, relays, dial, domains, clock, log },
     localEndpoint: (asked) => (asked === endpointName ? vl3 : undefined),
-    dial: (target, expect) => openChannel({ target, source, clock, expect }),
   })
   undo.push(async () => manager.close())
-  const services = [...home.services, ...registryServices(registry, clock), ...manager.services]
+  const beyond = { domains, ownUrl: () => ownUrl(settings, server) }
+  const services = [...home.services, ...registryServices(registry, clock, beyond), ...manager.services]
   const listen = parseListen(settings.listen)
-  const server = await startNsmServer({ source, listen, services, relays: settings.relays ?? [], clock, log })
+  const server: NsmServer = await startNsmServer({
+    source,
+    listen,
+    services,
+    relays: settings.relays ?? [],
+    clock,
+    log,
+  })
   undo.push(() => server.stop())
   return { server, registry }
 }
@@ -204,6 +219,10 @@ async function firstInvitation(home: Home, log: Log): Promise<string> {
   }
 }
 
-function hostText(address: string): string {
-  return address.includes(':') ? `[${address}]` : address
+function advertisedPort({ advertise }: ServeSettings, server: NsmServer): number {
+  return splitAdvertise(advertise)?.port ?? server.port
+}
+
+function ownUrl(settings: ServeSettings, server: NsmServer): string {
+  return urlOf({ address: reachableAddress(settings), port: advertisedPort(settings, server) })
 }

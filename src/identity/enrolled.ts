@@ -27,37 +27,57 @@ export type Exchange = (csr: Uint8Array, signal: AbortSignal) => Promise<IssuedS
  * Makes a key, has its request answered by `exchange`, checks the answer and stores the identity. The key never leaves
  * this process. Throws `IDENTITY` when the answer does not fit, and what `exchange` throws.
  */
-export async function enrol(settings: {
-  readonly statePath: string
-  readonly serverUrl: string
+export async function enrol(
+  settings: EnrolSettings & {
+    readonly statePath: string
+    readonly serverUrl: string
+  },
+): Promise<IdentityState> {
+  const state = await askExpected(settings)
+  await saveEnrolment(settings.statePath, { serverUrl: settings.serverUrl, state })
+  return state
+}
+
+/** What an identity is asked for with. */
+interface EnrolSettings {
   readonly clock: Clock
   readonly exchange: Exchange
   /** From the join string: the answer must be of this domain and rest on this root. */
   readonly expect?: { readonly trustDomain: string; readonly pin: string }
   readonly signal?: AbortSignal
-}): Promise<IdentityState> {
-  const state = await askFor(settings.exchange, settings.clock, settings.signal ?? new AbortController().signal)
-  if (settings.expect) checkExpected(state, settings.expect)
-  await saveEnrolment(settings.statePath, { serverUrl: settings.serverUrl, state })
-  return state
+}
+
+/** How an identity is kept up. */
+interface RenewSettings {
+  readonly clock: Clock
+  readonly log: Log
+  readonly renew: Exchange
+  /** 0 to 1, for the time of renewal; random by default. */
+  readonly jitter?: () => number
 }
 
 /**
  * The stored identity, renewed at half life with a new key while the old one serves on; undefined when this machine
  * never enrolled. `current` throws `IDENTITY` once it is expired.
  */
-export async function openEnrolled(settings: {
-  readonly statePath: string
-  readonly clock: Clock
-  readonly log: Log
-  readonly renew: Exchange
-  /** 0 to 1, for the time of renewal; random by default. */
-  readonly jitter?: () => number
-}): Promise<EnrolledSource | undefined> {
+export async function openEnrolled(
+  settings: RenewSettings & { readonly statePath: string },
+): Promise<EnrolledSource | undefined> {
   const stored = await loadEnrolment(settings.statePath)
-  if (!stored) return undefined
+  return stored && hold(settings, stored, (next) => saveEnrolment(settings.statePath, next))
+}
+
+/** As `enrol` and `openEnrolled`, but neither key nor certificate ever leaves the memory of this process. */
+export async function openEphemeral(
+  settings: EnrolSettings & RenewSettings & { readonly serverUrl: string },
+): Promise<EnrolledSource> {
+  const state = await askExpected(settings)
+  return hold(settings, { serverUrl: settings.serverUrl, state }, async () => {})
+}
+
+function hold(settings: RenewSettings, stored: Enrolment, save: (next: Enrolment) => Promise<void>): EnrolledSource {
   const held = createFixedSource(stored.state, settings.clock)
-  const store = createStore(settings.statePath, stored, held)
+  const store = createStore(stored, held, save)
   const renewal = startRenewal({
     ...settings,
     svid: stored.state.svid,
@@ -82,6 +102,12 @@ export async function openEnrolled(settings: {
   }
 }
 
+async function askExpected(settings: EnrolSettings): Promise<IdentityState> {
+  const state = await askFor(settings.exchange, settings.clock, settings.signal ?? new AbortController().signal)
+  if (settings.expect) checkExpected(state, settings.expect)
+  return state
+}
+
 async function askFor(exchange: Exchange, clock: Clock, signal: AbortSignal): Promise<IdentityState> {
   const privateKey: KeyObject = generateKey()
   const issued = await exchange(createCsr(privateKey), signal)
@@ -89,12 +115,12 @@ async function askFor(exchange: Exchange, clock: Clock, signal: AbortSignal): Pr
 }
 
 /** One change at a time: to the file first, so that a restart never finds less than what is in use. */
-function createStore(path: string, first: Enrolment, held: FixedSource) {
+function createStore(first: Enrolment, held: FixedSource, save: (next: Enrolment) => Promise<void>) {
   let state = first.state
   let last: Promise<unknown> = Promise.resolve()
   const replace = async (change: (state: IdentityState) => IdentityState) => {
     const next = change(state)
-    await saveEnrolment(path, { serverUrl: first.serverUrl, state: next })
+    await save({ serverUrl: first.serverUrl, state: next })
     state = next
     held.set(next)
     return next

@@ -37,6 +37,16 @@ export function parseJoinString(text: string): JoinString {
   return { ...target, trustDomain: td, pin, ...(jt === undefined ? {} : { token: jt }) }
 }
 
+/** The line of a join file that counts: the others are blank or begin with `#`. */
+export function joinLine(text: string): string {
+  return (
+    text
+      .split('\n')
+      .map((line) => line.trim())
+      .find((line) => line !== '' && !line.startsWith('#')) ?? ''
+  )
+}
+
 const scheme = 'nsm://'
 /** Ours: 253 host + 255 trust domain + 512 token and the rest. */
 const joinMaxCharacters = 1200

@@ -10,7 +10,7 @@ import { RateLimit } from './rate-limit.ts'
 import { encodeBundles } from './svid-encoding.ts'
 
 /**
- * The identity service of a site without an authority: join tokens and renewals go to the authority over the site's own
+ * The identity service of a site without an authority: tokens and renewals go to the authority over the site's own
  * channel. A renewal carries the member's certificate and its hop token for this site, by which the authority sees that
  * the member did ask here.
  */
@@ -23,10 +23,13 @@ export function relayedIdentityService(parts: {
   const { getConfiguration, exchange, renew, watchBundles } = IdentityService.method
   const attempts = new RateLimit()
   return [
-    openUnary(getConfiguration, async () => {
+    openUnary(getConfiguration, async (_request, call) => {
+      attempts.count(call.address, clock.monotonicMs())
+      const { message } = await channel.unary(getConfiguration, {}, { signal: call.signal })
       const { svid, bundles } = source.current()
       const { trustDomain } = parseSpiffeId(svid.spiffeId)
-      return { trustDomain, issuers: [], x509Authorities: [...(bundles.get(trustDomain) ?? [])], bundleRefreshSeconds }
+      const { issuers } = message
+      return { trustDomain, issuers, x509Authorities: [...(bundles.get(trustDomain) ?? [])], bundleRefreshSeconds }
     }),
     openUnary(exchange, async (request, call) => {
       attempts.count(call.address, clock.monotonicMs())

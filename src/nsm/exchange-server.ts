@@ -1,10 +1,13 @@
 import { X509Certificate } from 'node:crypto'
+import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import type { Clock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { Authority } from '../identity/ca.ts'
 import { verifyCsr } from '../identity/csr.ts'
 import { spkiOf } from '../identity/keys.ts'
+import type { OidcAdmission } from '../identity/oidc-admission.ts'
+import { oidcRefusal } from '../identity/oidc-refusal.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import { type ExchangeRequest, IdentityService } from './generated/identity_pb.js'
 import { type Call, type MethodBinding, openUnary, type PeerCall, serverStream, unary } from './grpc.ts'
@@ -16,6 +19,8 @@ import { encodeBundles, encodeIssued } from './svid-encoding.ts'
 export interface ExchangeParts {
   readonly authority: Pick<Authority, 'trustDomain' | 'rootDer' | 'bundles' | 'issue'>
   readonly joinTokens: JoinTokens
+  /** Takes ID tokens of issuers; without it only join tokens count. */
+  readonly oidc?: OidcAdmission | undefined
   /** True: this identity gets no further certificate; it ends with its present one. */
   readonly isDenied?: (spiffeId: string) => boolean
   readonly clock: Clock
@@ -40,7 +45,10 @@ export function identityService(parts: ExchangeParts): MethodBinding[] {
   return [
     openUnary(getConfiguration, async () => ({
       trustDomain: parts.authority.trustDomain,
-      issuers: [],
+      issuers: (parts.oidc?.issuers ?? []).map(({ name, url, audience, login }) => ({
+        ...{ name, issuerUrl: url, audience },
+        ...(login ? { ...login, scopes: [...login.scopes], flows: ['code', 'device'] } : { flows: ['ci'] }),
+      })),
       x509Authorities: [parts.authority.rootDer],
       bundleRefreshSeconds,
     })),
@@ -57,18 +65,56 @@ export function identityService(parts: ExchangeParts): MethodBinding[] {
 }
 
 /** Sizes, then the CSR, then the token: a broken request does not use the token up. */
-function onExchange(parts: ExchangeParts, request: ExchangeRequest, call: Call) {
-  const { authority, clock, log } = parts
+async function onExchange(parts: ExchangeParts, request: ExchangeRequest, call: Call) {
   const publicKey = keyOfCsr(request.csr)
-  const nowMs = clock.wallMs()
-  const spiffeId = parts.joinTokens.redeem(joinTokenOf(request), { publicKey, nowMs })
-  if (request.requestedId !== '' && request.requestedId !== spiffeId) {
-    throw refused(`this token is for ${spiffeId}, not for ${request.requestedId} (NO_RULE)`)
-  }
-  checkNotDenied(parts, spiffeId)
-  const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request) })
+  const { credential } = request
+  if (credential.case === undefined || credential.case === 'jwtSvid') throw noCredential()
+  if (credential.value.length > tokenMaxCharacters) throw refused('the token is too long (TOKEN_INVALID)')
+  return credential.case === 'idToken'
+    ? onIdToken(parts, { request, call, publicKey, token: credential.value })
+    : onJoinToken(parts, { request, call, publicKey, token: credential.value })
+}
+
+interface Shown {
+  readonly request: ExchangeRequest
+  readonly call: Call
+  readonly publicKey: Uint8Array
+  readonly token: string
+}
+
+function onJoinToken(parts: ExchangeParts, { request, call, publicKey, token }: Shown) {
+  const { authority, clock, log } = parts
+  const spiffeId = parts.joinTokens.redeem(token, { publicKey, nowMs: clock.wallMs() })
+  checkMayHave(parts, request, spiffeId)
+  const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request, svidLifeMs) })
   log.info('identity issued for a join token', { peer: spiffeId, address: call.address })
   return encodeIssued(issued, authority.trustDomain)
+}
+
+async function onIdToken(parts: ExchangeParts, { request, call, publicKey, token }: Shown) {
+  const { authority, oidc, log } = parts
+  if (!oidc) throw oidcRefusal('ISSUER_UNKNOWN', 'this server takes join tokens only: start it with --issuer')
+  const { address } = call
+  try {
+    const { path, ttlMs, sessionEndsMs, ...why } = await oidc.admit(token, publicKey)
+    const spiffeId = `spiffe://${authority.trustDomain}${path}`
+    checkMayHave(parts, request, spiffeId)
+    const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request, ttlMs) })
+    const serial = new X509Certificate(issued.chain[0] ?? new Uint8Array()).serialNumber
+    log.info('identity issued for an ID token', { peer: spiffeId, address, serial, ...why })
+    const answer = encodeIssued(issued, authority.trustDomain)
+    return { ...answer, sessionEnds: timestampFromMs(sessionEndsMs), rule: why.rule }
+  } catch (error) {
+    log.warn('an ID token gave no identity', { address, error: toNsmError(error).message })
+    throw error
+  }
+}
+
+function checkMayHave(parts: ExchangeParts, { requestedId }: ExchangeRequest, spiffeId: string): void {
+  if (requestedId !== '' && requestedId !== spiffeId) {
+    throw refused(`this token is for ${spiffeId}, not for ${requestedId} (NO_RULE)`)
+  }
+  checkNotDenied(parts, spiffeId)
 }
 
 function onRenew(parts: ExchangeParts, csr: Uint8Array, call: PeerCall) {
@@ -88,10 +134,10 @@ export function renewFor(
     throw refused(`${spiffeId} is not of ${authority.trustDomain} (NO_RULE)`)
   }
   checkNotDenied(parts, spiffeId)
-  if (Buffer.from(spkiOf(new X509Certificate(certificate).publicKey)).equals(publicKey)) {
-    throw refused('a renewal needs a new key (CSR_INVALID)')
-  }
-  const issued = authority.issue({ csr, spiffeId, ttlMs: svidLifeMs })
+  const heldKey = spkiOf(new X509Certificate(certificate).publicKey)
+  if (Buffer.from(heldKey).equals(publicKey)) throw refused('a renewal needs a new key (CSR_INVALID)')
+  const ttlMs = parts.oidc?.renew(heldKey, publicKey) ?? svidLifeMs
+  const issued = authority.issue({ csr, spiffeId, ttlMs })
   log.info('identity renewed', { peer: spiffeId, address })
   return encodeIssued(issued, authority.trustDomain)
 }
@@ -101,15 +147,13 @@ function keyOfCsr(csr: Uint8Array): Uint8Array {
   return spkiOf(verifyCsr(csr).publicKey)
 }
 
-function joinTokenOf({ credential }: ExchangeRequest): string {
-  if (credential.case !== 'joinToken') throw refused('this server takes join tokens only (NO_RULE)')
-  if (credential.value.length > tokenMaxCharacters) throw refused('the token is too long (TOKEN_INVALID)')
-  return credential.value
+function noCredential(): NsmError {
+  return refused('a join token or an ID token of an issuer is wanted (NO_RULE)')
 }
 
-function lifeOf({ requestedTtl }: ExchangeRequest): number {
+function lifeOf({ requestedTtl }: ExchangeRequest, maxMs: number): number {
   const askedMs = Number(requestedTtl?.seconds ?? 0n) * 1_000
-  return askedMs > 0 ? Math.min(askedMs, svidLifeMs) : svidLifeMs
+  return askedMs > 0 ? Math.min(askedMs, maxMs) : maxMs
 }
 
 function checkNotDenied(parts: Pick<ExchangeParts, 'isDenied'>, spiffeId: string): void {

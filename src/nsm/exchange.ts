@@ -4,29 +4,69 @@ import { fetchPinnedBundles } from '../identity/first-contact.ts'
 import type { JoinString } from '../identity/join-string.ts'
 import type { IssuedSvid, TrustBundles } from '../identity/source.ts'
 import { type Channel, openAnonymousChannel } from './channel.ts'
-import { IdentityService } from './generated/identity_pb.js'
+import { type GetConfigurationResponse, IdentityService } from './generated/identity_pb.js'
 import { decodeBundles, decodeIssued } from './svid-encoding.ts'
 
+/** Whom to ask, and the CSR: all that is sent of the key. */
+interface Wanted {
+  readonly join: JoinString
+  readonly csr: Uint8Array
+  readonly clock: Clock
+}
+
 /**
- * Turns the token of a join string into an identity. The server is believed because its root is the pinned one; the CSR is
- * all that is sent of the key. Throws `IDENTITY` (wrong pin, used or expired token), `UNREACHABLE`.
+ * Turns the token of a join string into an identity. The server is believed because its root is the pinned one. Throws
+ * `IDENTITY` (wrong pin, used or expired token), `UNREACHABLE`.
  */
-export async function exchangeJoinToken(
-  wanted: { readonly join: JoinString; readonly csr: Uint8Array; readonly clock: Clock },
+export async function exchangeJoinToken(wanted: Wanted, signal: AbortSignal): Promise<IssuedSvid> {
+  const { token } = wanted.join
+  if (token === undefined) throw noToken()
+  return exchangeCredential({ ...wanted, credential: { case: 'joinToken', value: token } }, signal)
+}
+
+/**
+ * Turns an ID token of an issuer that the server believes into an identity; the join string says where the server is and
+ * how to know it. Throws `IDENTITY`, `REFUSED` (no rule admits it, or it was used), `UNREACHABLE`.
+ */
+export async function exchangeIdToken(
+  wanted: Wanted & { readonly idToken: string },
   signal: AbortSignal,
 ): Promise<IssuedSvid> {
-  const { join, csr, clock } = wanted
-  if (join.token === undefined) throw noToken()
+  return exchangeCredential({ ...wanted, credential: { case: 'idToken', value: wanted.idToken } }, signal)
+}
+
+/** What a server says of itself to everybody, the issuers that it believes among it; throws `IDENTITY`, `UNREACHABLE`. */
+export async function fetchConfiguration(
+  { join, clock }: Omit<Wanted, 'csr'>,
+  signal: AbortSignal,
+): Promise<GetConfigurationResponse> {
   const bundles = await fetchPinnedBundles({ ...join, clock }, signal)
   const channel = openAnonymousChannel({ target: join, bundles, clock })
   try {
-    const request = { credential: { case: 'joinToken' as const, value: join.token }, csr }
-    const { message } = await channel.unary(IdentityService.method.exchange, request, { signal })
+    return (await channel.unary(IdentityService.method.getConfiguration, {}, { signal })).message
+  } finally {
+    channel.close()
+  }
+}
+
+async function exchangeCredential(
+  { join, credential, csr, clock }: Wanted & { readonly credential: Credential },
+  signal: AbortSignal,
+): Promise<IssuedSvid> {
+  const bundles = await fetchPinnedBundles({ ...join, clock }, signal)
+  const channel = openAnonymousChannel({ target: join, bundles, clock })
+  try {
+    const { message } = await channel.unary(IdentityService.method.exchange, { credential, csr }, { signal })
     const issued = decodeIssued(message, join.trustDomain)
     return { ...issued, bundles: new Map([...issued.bundles, ...bundles]) }
   } finally {
     channel.close()
   }
+}
+
+interface Credential {
+  readonly case: 'joinToken' | 'idToken'
+  readonly value: string
 }
 
 /** Renews the identity the channel uses; the CSR carries a new key. Throws `IDENTITY`, `UNREACHABLE`. */
@@ -47,5 +87,9 @@ export async function* watchBundles(channel: Channel, signal?: AbortSignal): Asy
 }
 
 function noToken(): NsmError {
-  return new NsmError('IDENTITY', 'the join string carries no token', 'ask for a new one: `nsm invite` on the server')
+  return new NsmError(
+    'IDENTITY',
+    'the join string carries no token, and no ID token was found here',
+    'ask for a new one: `nsm invite` on the server, or give --token-file',
+  )
 }

@@ -1,6 +1,9 @@
 import type { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { Environment, Settings } from '../base/settings.ts'
+import type { DnsQuery, DnsQueryResult } from '../daemon/dns-protocol.ts'
+import type { DnsServeHandle, DnsServeSettings } from '../daemon/dns-serve.ts'
+import type { LoginAround } from '../daemon/login.ts'
 import type { DaemonApi } from '../daemon/protocol.ts'
 import type { ServeSettings } from '../daemon/serve-settings.ts'
 
@@ -10,6 +13,8 @@ export interface CommandContext {
   readonly settings: Settings
   /** Aborted by SIGINT, SIGTERM or SIGHUP. */
   readonly signal: AbortSignal
+  /** From here on SIGHUP calls `action` and ends nothing. */
+  onHangup(action: () => void): void
   /** True when standard output is a terminal: ages are then relative. */
   readonly isTerminal: boolean
   /** Wall clock, milliseconds since the Unix epoch. */
@@ -29,6 +34,12 @@ export interface CommandContext {
     settings: Settings,
     wanted: { readonly id?: string; readonly ttlMs: number; readonly endpoint?: boolean },
   ): Promise<InviteResult>
+  /** Has a person log in at the issuer of a server, and gives the ID token. */
+  obtainIdToken(joinString: string, around: LoginAround): Promise<string>
+  /** Asks a DNS server over the network. */
+  queryDns(query: DnsQuery, signal: AbortSignal): Promise<DnsQueryResult>
+  /** Starts the resolver alone in this process. */
+  startDnsServe(settings: DnsServeSettings, log: Log): Promise<DnsServeHandle>
   /** Takes back what a killed background process left. */
   repairMachine(settings: Settings, log: Log): Promise<{ readonly repaired: readonly string[] }>
 }
@@ -49,6 +60,8 @@ export interface InviteResult {
 export interface ServeHandle {
   /** Empty when there is none: a further site whose first site is away. */
   readonly joinString: string
+  /** For those who show an ID token of an issuer. */
+  readonly openJoinString?: string
   /** What is served in truth: a further site serves what the first one says. */
   readonly info?: { readonly service: string; readonly prefixes: readonly string[]; readonly dnsDomain: string }
   readonly failed: Promise<NsmError>

@@ -3,6 +3,7 @@ import type { Environment } from '../base/settings.ts'
 import type { ConnectRequest } from '../daemon/protocol.ts'
 import { parseDurationMs } from './duration.ts'
 import { parseLabels } from './labels.ts'
+import { nscVariables, switchOf } from './nsc-variables.ts'
 
 /** The flags of `nsm connect` as they were typed. A list from the environment arrives as one text. */
 export interface ConnectFlags {
@@ -25,6 +26,7 @@ export interface ConnectFlags {
 /** What was read from files or standard input, never from an argument. */
 export interface ConnectSecrets {
   readonly joinString?: string
+  readonly idToken?: string
   readonly svidFiles?: NonNullable<ConnectRequest['svidFiles']>
 }
 
@@ -33,8 +35,7 @@ const defaultTimeout = '60s'
 
 /**
  * Builds the request to the background process; flag > environment > default. The variables of cmd-nsc are read where
- * the meaning is the same: NSM_NETWORK_SERVICES, NSM_CONNECT_TO, NSM_REQUEST_TIMEOUT, NSM_LABELS, NSM_NAME,
- * NSM_LOCAL_DNS_SERVER_ENABLED, NODE_NAME, POD_NAME, CLUSTER_NAME, SPIFFE_ENDPOINT_SOCKET.
+ * the meaning is the same: here those that a flag has too, in nsc-variables.ts the others.
  */
 export function connectRequest(input: {
   readonly services: readonly string[]
@@ -43,8 +44,8 @@ export function connectRequest(input: {
   readonly environment: Environment
 }): ConnectRequest {
   const { flags, environment } = input
-  const manager = flags.manager ?? environment['NSM_CONNECT_TO']
-  const timeout = flags.timeout ?? environment['NSM_REQUEST_TIMEOUT'] ?? defaultTimeout
+  const manager = flags.manager ?? (environment['NSM_CONNECT_TO'] || undefined)
+  const timeout = flags.timeout ?? (environment['NSM_REQUEST_TIMEOUT'] || defaultTimeout)
   return {
     services: wantedServices(input.services, environment),
     labels: { ...environmentLabels(environment, flags.name), ...parseLabels(listOf(flags.label)) },
@@ -52,9 +53,10 @@ export function connectRequest(input: {
     excludePrefixes: listOf(flags['exclude-prefix']),
     allowDomains: listOf(flags['allow-domain']),
     dnsMode: dnsMode(flags['dns-mode']),
-    dns: flags.dns === 'off' || environment['NSM_LOCAL_DNS_SERVER_ENABLED'] === 'false' ? 'off' : 'auto',
+    dns: flags.dns === 'off' || switchOf(environment, 'NSM_LOCAL_DNS_SERVER_ENABLED') === false ? 'off' : 'auto',
     timeoutMs: parseDurationMs(timeout),
     ...input.secrets,
+    ...nscVariables(environment),
     ...(manager === undefined ? {} : { manager }),
     ...workloadOf(flags, environment),
     ...(flags.interface === undefined ? {} : { interfaceName: flags.interface }),

@@ -59,7 +59,8 @@ async function readOne(
   throw new NsmError('USAGE', `${dir} holds none of ${wanted.names.join(', ')}`, `name the file with ${wanted.flag}`)
 }
 
-async function readText(path: string): Promise<string> {
+/** Reads a file of settings as text; throws `USAGE`. */
+export async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8')
   } catch (cause) {

@@ -6,6 +6,7 @@ export function serveText(served: ServeResult): string {
     `# ${served.service} on ${served.prefixes.join(', ')} with names under ${served.dnsDomain}`,
     `# gRPC on ${served.listen}, WireGuard on UDP port ${served.wireguardPort}; stop with Ctrl-C`,
     ...joinLines(served),
+    ...openJoinLines(served),
   ].join('\n')
 }
 
@@ -13,6 +14,12 @@ function joinLines({ service, joinString }: ServeResult): readonly string[] {
   if (joinString === '') return ['# The first site is away: no join string; try nsm invite later']
   const how = `nsm connect --join FILE ${service}, FILE with this line:`
   return [`# On another machine, once and within 15 minutes: ${how}`, joinString]
+}
+
+/** A comment too, so that the file still joins by the token in it. */
+function openJoinLines({ openJoinString }: ServeResult): readonly string[] {
+  if (openJoinString === undefined) return []
+  return ['# With an ID token of an issuer, any number of times; this is no secret:', `# ${openJoinString}`]
 }
 
 /** What `nsm serve --json` prints, once. */
@@ -24,6 +31,8 @@ export interface ServeResult {
   readonly listen: string
   readonly wireguardPort: number
   readonly joinString: string
+  /** Without a token, for those who show an ID token; absent when no issuer is believed. */
+  readonly openJoinString?: string
 }
 
 /** What `nsm invite` prints. */

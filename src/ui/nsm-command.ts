@@ -55,6 +55,16 @@ export abstract class NsmCommand extends Command {
     }
   }
 
+  /** As `withDaemon`, but starts none: `absent` is the answer when none runs. */
+  protected async askIfRunning<T>(absent: T, call: (daemon: DaemonConnection) => Promise<T>): Promise<T> {
+    try {
+      return await this.withDaemon(false, call)
+    } catch (error) {
+      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
+      return absent
+    }
+  }
+
   /** A log to standard error for commands that work in this process. */
   protected processLog(level: LogLevel): Log {
     const { writeError, wallMs } = this.context

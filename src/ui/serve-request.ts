@@ -14,12 +14,15 @@ export interface ServeFlags {
   readonly site?: string | undefined
   readonly 'site-prefix-length'?: number | undefined
   readonly relay?: readonly string[] | string | undefined
+  readonly issuer?: string | undefined
+  readonly allow?: readonly string[] | string | undefined
 }
 
 /** Builds what `nsm serve` runs with; throws `USAGE` for a name or prefix that no member could use. */
 export function serveRequest(
   flags: ServeFlags,
   dirs: { readonly stateDir: string; readonly runtimeDir: string },
+  issuerFileText?: string,
 ): ServeSettings {
   const service = checkedService(flags.service)
   return {
@@ -34,6 +37,7 @@ export function serveRequest(
     ...(flags.site === undefined ? {} : { site: flags.site }),
     ...(flags['site-prefix-length'] === undefined ? {} : { siteLength: flags['site-prefix-length'] }),
     ...(flags.relay === undefined ? {} : { relays: relaysOf(flags.relay) }),
+    ...issuersOf(flags, issuerFileText),
   }
 }
 
@@ -82,6 +86,16 @@ function relaysOf(flag: ServeFlags['relay']): readonly string[] {
   if (wrong === undefined) return given
   const text = `${JSON.stringify(wrong.slice(0, 80))} cannot name a relay`
   throw new NsmError('USAGE', text, 'write its SPIFFE ID, or spiffe://domain/path/* for everything below a path')
+}
+
+/** One issuer by flags, or several in a file. The text of a rule has commas of its own, so a variable holds one rule. */
+function issuersOf({ issuer, allow }: ServeFlags, fileText: string | undefined): Pick<ServeSettings, 'issuers'> {
+  const allowed = [allow ?? []].flat()
+  if (fileText !== undefined && issuer === undefined && allowed.length === 0) return { issuers: { fileText } }
+  if (fileText === undefined && issuer !== undefined && allowed.length > 0) return { issuers: { url: issuer, allowed } }
+  if (fileText === undefined && issuer === undefined && allowed.length === 0) return {}
+  const next = "--issuer URL --allow 'claim=value', or --issuers FILE"
+  throw new NsmError('USAGE', 'issuers are named in one way: a URL with its rules, or a file', next)
 }
 
 /** A repeated flag, or the comma-separated text of its variable. */

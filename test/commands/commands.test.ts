@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { commandTable } from '../../src/commands/command-table.ts'
 import { runCommandLine } from '../../src/commands/main.ts'
-import { type FakeOptions, fakeContext, upView } from './fake-context.ts'
+import { fakeContext, runFake as run, upView } from './fake-context.ts'
 
 let dir = ''
 beforeEach(async () => {
@@ -15,13 +15,6 @@ afterEach(async () => {
   vi.unstubAllEnvs()
   await rm(dir, { recursive: true, force: true })
 })
-
-async function run(argv: readonly string[], options: FakeOptions = {}) {
-  const { context, recorded } = fakeContext(options)
-  const exitCode = await runCommandLine(argv, context)
-  const call = (name: string) => recorded.calls.find((found) => found.name === name)?.request
-  return { exitCode, out: recorded.out.join('\n'), err: recorded.err.join('\n'), call, recorded }
-}
 
 describe('connect', () => {
   test('passes the service URLs verbatim and the defaults', async () => {

@@ -1,6 +1,10 @@
 import { NsmError } from '../../src/base/errors.ts'
+import { runCommandLine } from '../../src/commands/main.ts'
 import type { ConnectionView, ConnectRequest, DisconnectRequest, ListRequest } from '../../src/daemon/protocol.ts'
 import type { CommandContext, DaemonConnection, ServeHandle } from '../../src/ui/command-context.ts'
+import { fakeDnsApi, fakeDnsContext } from './fake-dns.ts'
+import { fakeLoginApi } from './fake-login.ts'
+import { fakeTunnelApi } from './fake-tunnel.ts'
 
 /** A connection that is up, as the background process reports it. */
 export const upView: ConnectionView = {
@@ -31,6 +35,8 @@ export interface Recorded {
   readonly err: string[]
   readonly calls: { readonly name: string; readonly request?: unknown }[]
   closedDaemons: number
+  /** Actions that SIGHUP calls. */
+  readonly hangups: (() => void)[]
 }
 
 /** Replaces parts of the doubles. */
@@ -46,12 +52,20 @@ export interface FakeOptions {
   readonly serve?: ServeHandle
 }
 
+/** Runs a command line among the doubles; `call` gives the request of the first call of a name. */
+export async function runFake(argv: readonly string[], options: FakeOptions = {}) {
+  const { context, recorded } = fakeContext(options)
+  const exitCode = await runCommandLine(argv, context)
+  const call = (name: string) => recorded.calls.find((found) => found.name === name)?.request
+  return { exitCode, out: recorded.out.join('\n'), err: recorded.err.join('\n'), call, recorded }
+}
+
 /** A command context without a process behind it. */
 export function fakeContext(options: FakeOptions = {}): {
   readonly context: CommandContext
   readonly recorded: Recorded
 } {
-  const recorded: Recorded = { out: [], err: [], calls: [], closedDaemons: 0 }
+  const recorded: Recorded = { out: [], err: [], calls: [], closedDaemons: 0, hangups: [] }
   const answer = <T>(name: string, value: T, request?: unknown): Promise<T> => {
     recorded.calls.push({ name, request })
     return options.failure ? Promise.reject(options.failure) : Promise.resolve(value)
@@ -82,6 +96,12 @@ export function fakeContext(options: FakeOptions = {}): {
         } as const,
         wanted,
       ),
+    obtainIdToken: (joinString, { method, show }) => {
+      const code = method === 'device' ? { code: 'ABCD' } : {}
+      if (options.isTerminal) show({ page: 'https://issuer.example/', ...code })
+      return answer('obtainIdToken', 'canary.b.c', { joinString, method })
+    },
+    ...fakeDnsContext(answer, recorded.hangups),
     repairMachine: () => answer('repair', { repaired: ['interface nsm-1 removed'] }),
   }
   return { context, recorded }
@@ -133,6 +153,9 @@ function fakeDaemon(
         request,
       ),
     version: () => answer('version', { version: '0.1.0', pid: 7 }),
+    ...fakeDnsApi(answer),
+    ...fakeTunnelApi(answer),
+    ...fakeLoginApi(answer),
     close: async () => void recorded.closedDaemons++,
   }
 }

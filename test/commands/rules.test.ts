@@ -7,8 +7,8 @@ import { fakeContext } from './fake-context.ts'
 
 const ids = commandTable.map(({ id }) => id)
 const docs = resolve(import.meta.dirname, '../../docs/commands')
-/** A call of each command that succeeds; `serve` is stopped before it begins. */
-const working: readonly (readonly string[])[] = [
+/** A call of each command that succeeds, its id first; what serves is stopped before it begins. */
+const working: readonly (readonly [string, ...string[]])[] = [
   ['connect', 'a'],
   ['disconnect'],
   ['status'],
@@ -17,6 +17,17 @@ const working: readonly (readonly string[])[] = [
   ['cleanup'],
   ['serve'],
   ['version'],
+  ['dns status'],
+  ['dns query', 'a.example'],
+  ['dns trace', 'a.example'],
+  ['dns flush'],
+  ['dns serve'],
+  ['tunnel up', '-', '--interface', 'wg0'],
+  ['tunnel down', 'wg0'],
+  ['tunnel status'],
+  ['login', '--method', 'device', '--join', '-'],
+  ['logout'],
+  ['whoami'],
 ]
 
 describe('the command table', () => {
@@ -40,7 +51,7 @@ describe('the command table', () => {
   )
 
   test('has a page for every command', () => {
-    for (const id of ids) expect(existsSync(resolve(docs, `${id}.md`)), id).toBe(true)
+    for (const id of ids) expect(existsSync(resolve(docs, `${id.replace(' ', '-')}.md`)), id).toBe(true)
   })
 })
 
@@ -49,13 +60,14 @@ describe('--json', () => {
     expect(working.map(([id]) => id).toSorted()).toEqual(ids.toSorted())
   })
 
-  test.each(working)('of %s is exactly one document with the apiVersion of the command', async (...argv) => {
+  test.each(working)('of %s is exactly one document with the apiVersion of the command', async (id, ...rest) => {
     const { context, recorded } = fakeContext({
-      signal: argv[0] === 'serve' ? AbortSignal.abort() : new AbortController().signal,
+      input: 'nsm://192.0.2.1:5001/?td=x&pin=y',
+      signal: id.endsWith('serve') ? AbortSignal.abort() : new AbortController().signal,
     })
-    expect(await runCommandLine([...argv, '--json'], context)).toBe(0)
+    expect(await runCommandLine([...id.split(' '), ...rest, '--json'], context)).toBe(0)
     expect(recorded.out).toHaveLength(1)
-    expect(JSON.parse(recorded.out[0] ?? '')).toMatchObject({ apiVersion: `nsm/${argv[0]}/v1` })
+    expect(JSON.parse(recorded.out[0] ?? '')).toMatchObject({ apiVersion: `nsm/${id.replace(' ', '-')}/v1` })
     expect(recorded.err).toEqual([])
   })
 })

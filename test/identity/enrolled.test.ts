@@ -1,10 +1,10 @@
-import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { Authority } from '../../src/identity/ca.ts'
-import { type Exchange, enrol, openEnrolled } from '../../src/identity/enrolled.ts'
+import { type Exchange, enrol, openEnrolled, openEphemeral } from '../../src/identity/enrolled.ts'
 import { renewAtMs, retryDelayMs } from '../../src/identity/renewal.ts'
 import { createFakeClock, type FakeClock } from '../support/fake-clock.ts'
 import { authorityOf, reasonOf, rejectionOf, temporaryDir } from './fixtures.ts'
@@ -99,6 +99,21 @@ describe('enrolment', () => {
       'PIN_MISMATCH',
     )
     expect(await rejectionOf(enrol({ ...settings, expect: { trustDomain: 'a.example', pin } }))).toBe('nothing')
+  })
+
+  test('in memory is renewed at half life as well, and writes no file', async () => {
+    const { statePath, clock, issue, authority } = bench()
+    const wanted = { trustDomain: 'a.example', pin: authority.rootSpkiPin }
+    const settings = { serverUrl, clock, log: silentLog, exchange: issue, renew: issue, jitter: () => 0.5 }
+    const source = await openEphemeral({ ...settings, expect: wanted })
+    onTestFinished(() => source.close())
+    const first = source.current().svid
+    await clock.advance(hourMs / 2)
+    await expect.poll(() => source.current().svid.notAfterMs).toBeGreaterThan(first.notAfterMs)
+    expect(source.current().svid.spiffeId).toBe(spiffeId)
+    expect(existsSync(join(statePath, '..'))).toBe(false)
+    const stranger = { ...wanted, trustDomain: 'b.example' }
+    expect(await rejectionOf(openEphemeral({ ...settings, expect: stranger }))).toBe('PIN_MISMATCH')
   })
 
   test('of a file that others may write is refused, and one that is damaged too', async () => {

@@ -1,11 +1,10 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { homedir } from 'node:os'
-import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { wireguardGo } from '../../netns/wireguard-peers.ts'
 
-const found = findWireGuardGo()
+const found = wireguardGo.path ?? ''
 const reason = whyNot()
 const peerScript = fileURLToPath(new URL('./wireguard-go-peer.ts', import.meta.url))
 
@@ -45,17 +44,11 @@ async function besideWireGuardGo(args: readonly string[]): Promise<string> {
   }
 }
 
-/** `WIREGUARD_GO`, or where the package manager or `go install golang.zx2c4.com/wireguard@latest` puts it. */
-function findWireGuardGo(): string {
-  const places = [process.env['WIREGUARD_GO'], '/usr/bin/wireguard-go', join(homedir(), 'go', 'bin', 'wireguard')]
-  return places.find((place) => place !== undefined && existsSync(place)) ?? ''
-}
-
 /** Why the test cannot run here, as an end of its name; empty when it can. */
 function whyNot(): string {
   if (process.getuid?.() !== 0) return ' (skipped: needs root)'
   if (!existsSync('/dev/net/tun')) return ' (skipped: needs /dev/net/tun)'
-  if (found === '') return ' (skipped: needs wireguard-go; set WIREGUARD_GO)'
+  if (found === '') return ' (skipped: needs wireguard-go: npm run peers)'
   try {
     execFileSync('ip', ['netns', 'list'], { stdio: 'ignore' })
     return ''

@@ -1,0 +1,78 @@
+import { describe, expect, test, vi } from 'vitest'
+import { NsmError } from '../../src/base/errors.ts'
+import { identityText } from '../../src/ui/login-text.ts'
+import { runFake as run } from './fake-context.ts'
+import { someIdentity } from './fake-login.ts'
+
+const joinString = 'nsm://192.0.2.1:5001/?td=acme.example&pin=x'
+const terminal = { isTerminal: true, environment: { NSM_JOIN_STRING: joinString } }
+
+describe('login', () => {
+  test('shows the page on standard error, hands the token on and prints who this machine is', async () => {
+    const { exitCode, out, err, call } = await run(['login', '--method', 'browser'], terminal)
+    expect(exitCode).toBe(0)
+    expect(err).toContain('  https://issuer.example/')
+    expect(out).toBe('spiffe://acme.example/user/alice  valid until 2026-01-01T13:00:00.000Z')
+    expect(call('login')).toEqual({ joinString, idToken: 'canary.b.c' })
+    expect(out + err).not.toContain('canary')
+  })
+
+  test.each([
+    ['the browser where there is a display', { DISPLAY: ':0' }, 'browser'],
+    ['the browser where there is Wayland', { WAYLAND_DISPLAY: 'wayland-0' }, 'browser'],
+    ['another device where there is none', {}, 'device'],
+  ])('takes %s', async (_what, environment, method) => {
+    const { call, err } = await run(['login'], {
+      ...terminal,
+      environment: { ...terminal.environment, ...environment },
+    })
+    expect(call('obtainIdToken')).toEqual({ joinString, method })
+    expect(err.includes('ABCD')).toBe(method === 'device')
+  })
+
+  test.each([
+    ['without a terminal', { ...terminal, isTerminal: false }],
+    ['in CI', { ...terminal, environment: { ...terminal.environment, CI: 'true' } }],
+  ])('%s asks nobody, unless the method is said', async (_what, options) => {
+    const asked = await run(['login', '--json'], options)
+    expect(asked.exitCode).toBe(4)
+    expect(JSON.parse(asked.out)).toMatchObject({
+      error: { code: 'IDENTITY', next: expect.stringContaining('--method') },
+    })
+    expect(asked.call('obtainIdToken')).toBeUndefined()
+    expect((await run(['login', '--method', 'device'], options)).exitCode).toBe(0)
+  })
+
+  test('reads the join string from standard input, and needs one', async () => {
+    const read = await run(['login', '--join', '-', '--method', 'device'], { input: `# to join\n${joinString}\n` })
+    expect(read.call('login')).toMatchObject({ joinString })
+    expect((await run(['login', '--method', 'device'])).exitCode).toBe(2)
+    vi.stubEnv('NSM_JOIN', '/nonexistent')
+    expect((await run(['login', '--method', 'device'], terminal)).exitCode).toBe(2)
+    vi.unstubAllEnvs()
+  })
+
+  test('that fails ends with its code', async () => {
+    const failure = new NsmError('IDENTITY', 'the issuer refused (access_denied)', 'run nsm login again')
+    expect((await run(['login', '--method', 'device'], { ...terminal, failure })).exitCode).toBe(4)
+  })
+})
+
+describe('logout and whoami', () => {
+  test('logout says whose identity is gone', async () => {
+    expect((await run(['logout'])).out).toBe('spiffe://acme.example/user/alice  forgotten')
+    const json = JSON.parse((await run(['logout', '--json'])).out)
+    expect(json).toEqual({ ...someIdentity, apiVersion: 'nsm/logout/v1' })
+  })
+
+  test('whoami prints the identity', async () => {
+    const { exitCode, out } = await run(['whoami'])
+    expect({ exitCode, out }).toEqual({ exitCode: 0, out: expect.stringContaining('valid until') })
+  })
+
+  test('the text of an expired identity and of none says so', () => {
+    const nowMs = Date.UTC(2026, 0, 2)
+    expect(identityText(someIdentity, nowMs)).toContain('expired since 2026-01-01T13:00:00.000Z')
+    expect(identityText({ apiVersion: 'nsm/whoami/v1' }, nowMs)).toContain('nsm login')
+  })
+})
