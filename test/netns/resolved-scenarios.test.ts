@@ -1,15 +1,14 @@
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { debianPackage } from '../support/debian-packages.ts'
 import { peerOutcomes } from '../support/dns-peer-outcomes.ts'
 import { raced } from '../support/dns-scenarios.ts'
 
 const execute = promisify(execFile)
-/** The package need not be installed: `NSM_TEST_RESOLVED` names the program of an unpacked one. */
-const places = [process.env['NSM_TEST_RESOLVED'], '/lib/systemd/systemd-resolved', '/usr/lib/systemd/systemd-resolved']
-const binary = places.find((place) => place !== undefined && existsSync(place))
+const folder = await debianPackage('systemd-resolved')
+const binary = folder && join(folder, 'usr/lib/systemd/systemd-resolved')
 const { version, outcomes: recorded } = peerOutcomes.resolved
 const said = binary ? await execute(binary, ['--version']).catch(() => ({ stdout: '' })) : { stdout: '' }
 const isRoot = process.getuid?.() === 0
@@ -17,7 +16,7 @@ const why = said.stdout.startsWith(`systemd ${version} `)
   ? isRoot
     ? ''
     : ' (skipped, needs root)'
-  : ` (skipped: systemd-resolved ${version} is not here; NSM_TEST_RESOLVED names one)`
+  : ` (skipped: apt has no systemd-resolved ${version})`
 
 describe.skipIf(why !== '')(`netns: systemd-resolved ${version} with the same two servers${why}`, () => {
   let outcomes: Readonly<Record<string, string>> = {}
