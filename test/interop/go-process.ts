@@ -1,4 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomInt } from 'node:crypto'
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { createInterface } from 'node:readline'
@@ -54,11 +56,7 @@ export async function startProgram(path: string, args: readonly string[], check:
   const words = lastWordsOf(child)
   const isHealthy = async () => {
     while (child.exitCode === null) {
-      const healthy = await check().then(
-        () => true,
-        () => false,
-      )
-      if (healthy) return
+      if (await succeeds(check())) return
       await setTimeoutAsync(checkPauseMs)
     }
     throw new Error(`${path} ended before it was ready: ${words()}`)
@@ -86,14 +84,37 @@ export async function runGo(command: GoCommand): Promise<readonly string[]> {
   return Buffer.concat(chunks).toString().split('\n').filter(Boolean)
 }
 
+/** Ours: below the ports that systems give out by themselves (Linux: from 32,768), which any program may get meanwhile. */
+const freePortFirst = 20_000
+const freePortEnd = 32_768
+
 /** A TCP and UDP port that was free a moment ago. */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  await once(server, 'close')
-  return typeof address === 'object' && address !== null ? address.port : 0
+  for (;;) {
+    const port = randomInt(freePortFirst, freePortEnd)
+    if ((await isTcpFree(port)) && (await isUdpFree(port))) return port
+  }
+}
+
+async function isTcpFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1')
+  const isFree = await succeeds(once(server, 'listening'))
+  if (isFree) await once(server.close(), 'close')
+  return isFree
+}
+
+async function isUdpFree(port: number): Promise<boolean> {
+  const socket = createSocket('udp4').bind(port)
+  const isFree = await succeeds(once(socket, 'listening'))
+  await once(socket.close(), 'close')
+  return isFree
+}
+
+function succeeds(outcome: Promise<unknown>): Promise<boolean> {
+  return outcome.then(
+    () => true,
+    () => false,
+  )
 }
 
 function launch({ path, role, socket, flags = {} }: GoCommand) {

@@ -89,6 +89,15 @@ describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM and one of ours as
     expect((await join(mesh, ours, { at: 'ours-1', name: 'late', ask: 'nobody.vl3' })).saw).toContain('dns NXDOMAIN')
   }, 60_000)
 
+  test('a client of NSM hears an echo that comes back at once', async () => {
+    const mesh = await startMesh()
+    const ours = await startOurSite(mesh, { name: 'ours-1' })
+    const own = '10.64.0.1'
+    const { address, saw } = await join(mesh, ours, { at: 'ours-1', name: 'self', ask: 'self.vl3', reach: own })
+    expect(address).toBe(own)
+    expect(saw).toEqual(['ping 10.64.0.0', `dns NOERROR ${own}`, `reached ${own}`])
+  }, 60_000)
+
   test('two of NSM and one of ours: every member reaches every other, by TCP and by name', async () => {
     const mesh = await startMesh()
     const ours = await startOurSite(mesh, { name: 'ours-1' })

@@ -10,7 +10,7 @@ import { Files, hasWg, keyPair, WireguardPeer, wireguardGo } from './wireguard-p
 /* `nsm tunnel up` in one namespace, wireguard-go in another; wg(8) on both. */
 
 const reason = whyNot() ?? (hasWg ? undefined : 'needs wg') ?? (wireguardGo.path ? undefined : 'needs wireguard-go')
-const [ours, theirs, bridge] = ['nsmh-a', 'nsmh-b', 'nsmh-br'] as const
+const [ours, theirs, bridge] = ['nsmtc-a', 'nsmtc-b', 'nsmtc-br'] as const
 const [name, peerName] = ['nsmhwg0', 'nsmhgo0'] as const
 const [us, them] = [keyPair(), keyPair()]
 const run = promisify(execFile)

@@ -22,11 +22,14 @@ import (
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/wireguard"
 )
 
-// One answer through the tunnel, the handshake included.
-const answerTimeout = 5 * time.Second
+// One answer through the tunnel, with two of WireGuard's handshake retries: each comes after 5 s and up to a third more.
+const answerTimeout = 11 * time.Second
 
 // Between two pings that are not answered.
 const pingPause = time.Second
+
+// Longer than a read takes to begin.
+const readStart = 10 * time.Millisecond
 
 // Of the echoed text: several packets' worth.
 const echoWords = 16384
@@ -140,22 +143,33 @@ func ping(network *netstack.Net, address netip.Addr) error {
 	if address.Is6() {
 		kind, echoRequest = "ping6", 128
 	}
+	// The stack fills identifier and checksum.
+	request := []byte{echoRequest, 0, 0, 0, 0, 1, 0, 1, 'n', 's', 'm', '!'}
+	for end := time.Now().Add(answerTimeout); ; {
+		if err := pingOnce(network, kind, address, request); err == nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// pingOnce has a socket of its own: the stack wakes a reader only when an answer comes into an empty socket while it
+// reads, so one answer that is there before the read hides itself and all that follow. The request leaves during the read.
+func pingOnce(network *netstack.Net, kind string, address netip.Addr, request []byte) error {
 	socket, err := network.Dial(kind, address.String())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = socket.Close() }()
-	// The stack fills identifier and checksum. Datagrams may be lost on a busy machine, so it is asked once a second.
-	request := []byte{echoRequest, 0, 0, 0, 0, 1, 0, 1, 'n', 's', 'm', '!'}
-	for end := time.Now().Add(answerTimeout); ; {
-		if _, err := socket.Write(request); err != nil {
-			return err
-		}
-		_ = socket.SetReadDeadline(time.Now().Add(pingPause))
-		if _, err = socket.Read(make([]byte, 64)); err == nil || time.Now().After(end) {
-			return err
-		}
+	sent := make(chan error, 1)
+	time.AfterFunc(readStart, func() {
+		_, err := socket.Write(request)
+		sent <- err
+	})
+	_ = socket.SetReadDeadline(time.Now().Add(pingPause))
+	if _, err = socket.Read(make([]byte, 64)); err != nil {
+		return errors.Join(err, <-sent)
 	}
+	return nil
 }
 
 func lookUp(network *netstack.Net, server netip.Addr, name string) error {
