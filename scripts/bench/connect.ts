@@ -1,7 +1,8 @@
 import { NsmError } from '../../src/base/errors.ts'
 import type { Machine } from '../demo/lab.ts'
+import { need } from '../demo/seen.ts'
 import { median, quantile, targetRow } from './figures.ts'
-import { benchService, daemonPid, need, openJoinedLab } from './joined-lab.ts'
+import { benchService, daemonPid, openJoinedLab } from './joined-lab.ts'
 import { cleanRuns, residentMib } from './machine.ts'
 import type { BenchSection } from './section.ts'
 

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { readFile, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
@@ -133,22 +133,6 @@ export function pinned(core: Core, program: string, args: readonly string[]): st
   if (availableParallelism() < 2) return [program, ...args]
   return ['taskset', '-c', core === 'load' ? '1' : '0', program, ...args]
 }
-
-/** Resident memory of a process in MiB. [proc_pid_status(5)] */
-export async function residentMib(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8')
-  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? 0) / 1024
-}
-
-/** User and system time of a process in seconds: fields 14 and 15. [proc_pid_stat(5)] */
-export async function cpuSeconds(pid: number): Promise<number> {
-  const text = await readFile(`/proc/${pid}/stat`, 'utf8')
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond
-}
-
-/** Kernel ticks of /proc/PID/stat per second. [proc(5)] */
-const ticksPerSecond = 100
 
 /** Programs that are not here, by name. */
 export async function missingPrograms(names: readonly string[]): Promise<string[]> {

@@ -3,17 +3,9 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import {
-  cpuSeconds,
-  type DnsLab,
-  missingPrograms,
-  pinned,
-  residentMib,
-  type SubjectName,
-  startDnsLab,
-  type ZoneName,
-} from './dns-lab.ts'
+import { type DnsLab, missingPrograms, pinned, type SubjectName, startDnsLab, type ZoneName } from './dns-lab.ts'
 import { median, row, targetRow } from './figures.ts'
+import { processorSeconds, residentMib } from './machine.ts'
 import type { BenchRow, BenchSection } from './section.ts'
 
 /** Seconds of one run under full load, and of one at a fixed rate. */
@@ -122,9 +114,9 @@ async function load(
   zone: ZoneName,
 ): Promise<{ readonly cpu: number; readonly rate: number }> {
   const { pid } = lab.subjects[name]
-  const before = await cpuSeconds(pid)
+  const before = processorSeconds([pid])
   const { completed } = await dnsperf(lab, { name, zone, flags: ['-l', String(loadSeconds), '-c', '4', '-q', '100'] })
-  const cpu = (((await cpuSeconds(pid)) - before) * 1e6) / completed
+  const cpu = ((processorSeconds([pid]) - before) * 1e6) / completed
   return { cpu, rate: completed / loadSeconds }
 }
 
@@ -156,10 +148,10 @@ async function delays(
 async function cacheMemory(lab: DnsLab): Promise<number> {
   const { pid } = lab.subjects['ours two']
   for (let i = 0; i < 4; i++) await load(lab, 'ours two', 'cold')
-  const before = await residentMib(pid)
+  const before = residentMib(pid)
   await dnsperf(lab, { name: 'ours two', zone: 'full', flags: ['-n', '1', '-c', '4', '-q', '100'] })
   await load(lab, 'ours two', 'cold')
-  return (await residentMib(pid)) - before
+  return residentMib(pid) - before
 }
 
 async function dnsperf(

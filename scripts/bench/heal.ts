@@ -6,8 +6,9 @@ import { connectDaemon } from '../../src/daemon/client.ts'
 import type { ConnectionView } from '../../src/daemon/protocol.ts'
 import { type Lab, type Machine, openLab } from '../demo/lab.ts'
 import { firstLines } from '../demo/output.ts'
+import { need } from '../demo/seen.ts'
 import { targetRow } from './figures.ts'
-import { benchService, need } from './joined-lab.ts'
+import { benchService } from './joined-lab.ts'
 import type { BenchRow, BenchSection } from './section.ts'
 
 /** The promises: from the fault to the notice, and from the notice to another endpoint in use. */

@@ -2,8 +2,9 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { NsmError } from '../../src/base/errors.ts'
 import type { ConnectionView, ConnectResult } from '../../src/daemon/protocol.ts'
-import { type Ended, type Lab, type Machine, openLab } from '../demo/lab.ts'
+import { type Lab, type Machine, openLab } from '../demo/lab.ts'
 import { firstLines } from '../demo/output.ts'
+import { need } from '../demo/seen.ts'
 
 /** A lab with a running `nsm serve` and laptops that may join it. */
 export interface JoinedLab {
@@ -60,10 +61,4 @@ async function joinFirst(server: Machine, machine: Machine): Promise<ConnectionV
 export async function daemonPid(machine: Machine): Promise<number> {
   const version: { daemon?: { pid: number } } = JSON.parse(need(await machine.nsm(['version', '--json'])).out)
   return version.daemon?.pid ?? Number.NaN
-}
-
-/** Throws what a program said when it failed. */
-export function need(ended: Ended): Ended {
-  if (ended.exitCode === 0) return ended
-  throw new NsmError('NOT_READY', `exit code ${ended.exitCode}: ${`${ended.err}${ended.out}`.trim()}`, '')
 }

@@ -4,7 +4,7 @@ import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/engi
 import { Program } from '../../test/netns/tunnel-network.ts'
 import type { ProgramConfig } from '../../test/netns/tunnel-program.ts'
 import type { Machine } from '../demo/lab.ts'
-import { need } from './joined-lab.ts'
+import { need } from '../demo/seen.ts'
 import { residentMib } from './machine.ts'
 import { configureProgram, type WireguardProgram, waitForSocket } from './wireguard-programs.ts'
 

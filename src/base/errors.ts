@@ -1,3 +1,5 @@
+import { isJsonObject } from './json.ts'
+
 /**
  * The one error table: stable code, exit code, meaning. `docs/errors.md` is printed from it.
  * Scripts match `code`, never the message.
@@ -49,6 +51,11 @@ export class NsmError extends Error {
   toData(): ErrorData {
     return { code: this.code, message: this.message, next: this.next }
   }
+}
+
+/** True for an error as another process sends it. */
+export function isErrorData(value: unknown): value is ErrorData {
+  return isJsonObject(value) && ['code', 'message', 'next'].every((key) => typeof value[key] === 'string')
 }
 
 /** Rebuilds an error that came from another process; an unknown code becomes `BUG`. */

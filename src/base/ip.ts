@@ -96,6 +96,17 @@ export function prefixesOverlap(a: Prefix, b: Prefix): boolean {
   return prefixCovers(a, b) || prefixCovers(b, a)
 }
 
+/** True when both are the same address of the same family. */
+export function sameAddress(a: IpAddress, b: IpAddress): boolean {
+  return a.family === b.family && a.bits === b.bits
+}
+
+/** `::ffff:a.b.c.d` leads to a.b.c.d; other addresses as they are. [RFC 4291 2.5.5.2] */
+export function unmappedAddress(address: IpAddress): IpAddress {
+  const isMapped = address.family === 6 && address.bits >> 32n === 0xffffn
+  return isMapped ? { family: 4, bits: address.bits & 0xffff_ffffn } : address
+}
+
 /** The address as 4 or 16 bytes in network order. */
 export function addressBytes(address: IpAddress): Uint8Array {
   const count = familyBits[address.family] / 8

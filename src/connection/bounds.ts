@@ -12,6 +12,7 @@ import {
   prefixCovers,
   prefixesOverlap,
   prefixOf,
+  sameAddress,
 } from '../base/ip.ts'
 import { mergePrefixes } from '../ipam/excluded-prefixes.ts'
 import { checkZones } from './zones.ts'
@@ -197,10 +198,6 @@ function readable<T>(text: string, parse: (text: string) => T, broken: string[])
     broken.push(`${JSON.stringify(text.slice(0, 64))} is not an address or prefix`)
     return []
   }
-}
-
-function sameAddress(a: IpAddress, b: IpAddress): boolean {
-  return a.family === b.family && a.bits === b.bits
 }
 
 function refused(broken: readonly string[]): NsmError {

@@ -1,10 +1,11 @@
 import { clone, create } from '@bufbuild/protobuf'
+import { timestampMs } from '@bufbuild/protobuf/wkt'
 import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parsePrefix } from '../base/ip.ts'
 import { type Connection, ConnectionSchema, type Mechanism, State } from '../nsm/generated/connection_pb.js'
 import type { ConnectionContext } from '../nsm/generated/connectioncontext_pb.js'
 import { type NetworkServiceRequest, NetworkServiceRequestSchema } from '../nsm/generated/networkservice_pb.js'
-import { refreshDelayMs, startPath, wallMs } from '../nsm/path.ts'
+import { refreshDelayMs, startPath } from '../nsm/path.ts'
 import { isWireGuard, parseWireGuard, wireGuardMechanism } from '../nsm/wireguard-mechanism.ts'
 import type { Answer } from './bounds.ts'
 import type { Purpose } from './lifecycle.ts'
@@ -148,5 +149,5 @@ function readPeer(parameters: ReturnType<typeof parseWireGuard> | undefined): Tu
 /** The lease at the manager ends with our own segment's token; without one, ours is as good as over. */
 function leaseEnd(connection: Connection, nowMs: number): number {
   const expires = connection.path?.pathSegments[0]?.expires
-  return expires ? wallMs(expires) : nowMs
+  return expires ? timestampMs(expires) : nowMs
 }

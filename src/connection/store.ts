@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
+import { isJsonObject } from '../base/json.ts'
 import type { Log } from '../base/log.ts'
 import { type Connection, ConnectionSchema } from '../nsm/generated/connection_pb.js'
 import { generatePrivateKey } from '../tunnel/wireguard/keys.ts'
@@ -130,18 +131,14 @@ async function readStored(path: string, log: Log): Promise<StoredFile | undefine
 }
 
 function isStoredFile(value: unknown): value is StoredFile {
-  if (!isRecord(value) || value['version'] !== 1 || typeof value['clientName'] !== 'string') return false
-  return isRecord(value['services']) && Object.values(value['services']).every(isStoredService)
+  if (!isJsonObject(value) || value['version'] !== 1 || typeof value['clientName'] !== 'string') return false
+  return isJsonObject(value['services']) && Object.values(value['services']).every(isStoredService)
 }
 
 function isStoredService(value: unknown): value is StoredService {
-  if (!isRecord(value) || typeof value['connectionId'] !== 'string' || typeof value['privateKey'] !== 'string')
+  if (!isJsonObject(value) || typeof value['connectionId'] !== 'string' || typeof value['privateKey'] !== 'string')
     return false
   return [value['last'], value['manager']].every((text) => text === undefined || typeof text === 'string')
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function fromStored(entry: StoredService): Remembered {

@@ -1,6 +1,7 @@
 import { type Clock, sleep } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { untilAborted } from '../base/until-aborted.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import { type Connection, type ConnectionEvent, ConnectionEventType, State } from '../nsm/generated/connection_pb.js'
 import type { Tunnel, TunnelStats } from '../tunnel/tunnels.ts'
@@ -119,13 +120,6 @@ export function readEvent(
 
 function isOwn(connection: Connection, own: { readonly name: string; readonly id: string }): boolean {
   return connection.path?.pathSegments[0]?.id === own.id
-}
-
-function untilAborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve()
-    signal.addEventListener('abort', () => resolve(), { once: true })
-  })
 }
 
 function silent(): NsmError {

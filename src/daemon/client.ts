@@ -1,7 +1,7 @@
 import { NsmError } from '../base/errors.ts'
+import type { JsonObject } from '../base/json.ts'
 import type { Settings } from '../base/settings.ts'
 import type { DnsFlushResult, DnsStatusResult, DnsTraceResult } from './dns-protocol.ts'
-import type { JsonObject } from './json-lines.ts'
 import type { IdentityResult } from './login-protocol.ts'
 import { socketPath } from './paths.ts'
 import type {

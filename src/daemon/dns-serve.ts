@@ -1,3 +1,4 @@
+import { addressText } from '../base/address-text.ts'
 import { keepingClock, systemClock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
@@ -47,7 +48,7 @@ export async function startDnsServe(settings: DnsServeSettings, log: Log): Promi
   }
   const release = holdProcess()
   return {
-    listening: `${listen.address.includes(':') ? `[${listen.address}]` : listen.address}:${dns.listening.port}`,
+    listening: addressText({ address: listen.address, port: dns.listening.port }),
     reload(changed) {
       if (targetText(changed.listen) !== targetText(listen)) throw otherAddress(changed.listen)
       apply(changed)

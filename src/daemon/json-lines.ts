@@ -1,10 +1,8 @@
 import { NsmError } from '../base/errors.ts'
+import { isJsonObject, type JsonObject } from '../base/json.ts'
 
 /** Ours [security L15]: a longer message ends the connection. */
 export const messageMaxBytes = 1024 * 1024
-
-/** A JSON object as it arrives: nothing is known about its values. */
-export type JsonObject = Readonly<Record<string, unknown>>
 
 /** Collects bytes and gives whole messages: one JSON object per line. */
 export class LineReader {
@@ -46,11 +44,6 @@ export class LineReader {
 /** One message with its end of line. */
 export function encodeLine(message: object): string {
   return `${JSON.stringify(message)}\n`
-}
-
-/** True for a JSON object (no array, no null). */
-export function isJsonObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 const lineFeed = 0x0a

@@ -1,4 +1,5 @@
 import { Resolver } from 'node:dns/promises'
+import { addressText } from '../base/address-text.ts'
 import { NsmError } from '../base/errors.ts'
 import type { NameService } from '../nsm/interdomain-lookup.ts'
 
@@ -20,7 +21,7 @@ export function createNameService(servers: () => Promise<readonly NameServer[]> 
   const open = async () => {
     const resolver = new Resolver({ timeout: askTimeoutMs, tries: askTries })
     const asked = await servers()
-    if (asked.length > 0) resolver.setServers(asked.map(serverText))
+    if (asked.length > 0) resolver.setServers(asked.map(addressText))
     return resolver
   }
   const ask = async <T>(signal: AbortSignal, question: (resolver: Resolver) => Promise<readonly T[]>) => {
@@ -55,10 +56,6 @@ export function createNameService(servers: () => Promise<readonly NameServer[]> 
       return [...v4, ...v6]
     },
   }
-}
-
-function serverText({ address, port }: NameServer): string {
-  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
 }
 
 /** Answers that say there is nothing. */

@@ -1,7 +1,7 @@
 import { NsmError } from '../base/errors.ts'
 import { parsePrefix } from '../base/ip.ts'
+import { isJsonObject, type JsonObject } from '../base/json.ts'
 import type { DnsTraceRequest } from './dns-protocol.ts'
-import { isJsonObject, type JsonObject } from './json-lines.ts'
 import type { LoginRequest } from './login-protocol.ts'
 import type { ConnectRequest, DisconnectRequest, DnsMode, ListRequest, SvidText } from './protocol.ts'
 import type { TunnelDownRequest, TunnelUpRequest } from './tunnel-protocol.ts'

@@ -1,7 +1,8 @@
 import { createConnection, type Socket } from 'node:net'
 import { type Clock, systemClock } from '../base/clock.ts'
-import { type ErrorData, errorFromData, NsmError, toNsmError } from '../base/errors.ts'
-import { encodeLine, isJsonObject, type JsonObject, LineReader } from './json-lines.ts'
+import { errorFromData, isErrorData, NsmError, toNsmError } from '../base/errors.ts'
+import { isJsonObject, type JsonObject } from '../base/json.ts'
+import { encodeLine, LineReader } from './json-lines.ts'
 
 /** Calls over one connection to a unix socket. */
 export interface RpcClient {
@@ -132,10 +133,6 @@ class SocketClient implements RpcClient {
 
 /** Ours: the longest answer, `list` of a large registry. */
 const answerMaxBytes = 16 * 1024 * 1024
-
-function isErrorData(value: unknown): value is ErrorData {
-  return isJsonObject(value) && ['code', 'message', 'next'].every((key) => typeof value[key] === 'string')
-}
 
 function notConnected(path: string, cause: NodeJS.ErrnoException): NsmError {
   if (cause.code === 'EACCES') {

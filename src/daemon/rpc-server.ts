@@ -2,9 +2,10 @@ import { chmod, rm } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import type { JsonObject } from '../base/json.ts'
 import { listenPrivately } from '../base/listen-privately.ts'
 import type { Log } from '../base/log.ts'
-import { encodeLine, type JsonObject, LineReader } from './json-lines.ts'
+import { encodeLine, LineReader } from './json-lines.ts'
 import { canReadCredentials, type PeerCredentials, peerCredentials } from './peer-credentials.ts'
 
 /** Who calls, and how far the caller may go [security L3]. */

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { NsmError } from '../base/errors.ts'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
-import { isJsonObject } from './json-lines.ts'
+import { isJsonObject, isTexts } from '../base/json.ts'
 import type { Network } from './serve-home.ts'
 
 /** What a further site remembers, so that it starts while the first one is away. */
@@ -40,10 +40,6 @@ function parse(text: string): unknown {
   } catch {
     return undefined
   }
-}
-
-function isTexts(value: unknown): value is readonly string[] {
-  return Array.isArray(value) && value.every((one) => typeof one === 'string')
 }
 
 function broken(stateDir: string): NsmError {

@@ -1,3 +1,4 @@
+import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { IdentitySource } from '../identity/source.ts'
@@ -49,6 +50,6 @@ export function openSession(parts: {
 }
 
 /** `tcp://host:port`, with brackets around an IPv6 address. */
-export function urlOf({ address, port }: Target): string {
-  return `tcp://${address.includes(':') ? `[${address}]` : address}:${port}`
+export function urlOf(target: Target): string {
+  return `tcp://${addressText(target)}`
 }

@@ -3,12 +3,12 @@ import { closeSync, constants, existsSync, fstatSync, ftruncateSync, openSync } 
 import { constants as system } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { type ErrorData, errorFromData, NsmError } from '../base/errors.ts'
+import { type ErrorData, errorFromData, isErrorData, NsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
+import { isJsonObject } from '../base/json.ts'
 import { inOneFile } from '../base/parts.ts'
 import type { Settings } from '../base/settings.ts'
 import { compileCacheDir } from './compile-cache.ts'
-import { isJsonObject } from './json-lines.ts'
 import { logPath } from './paths.ts'
 
 /* How the background process says that it is ready: it inherits the writing end of a pipe as descriptor 3, writes one
@@ -133,10 +133,6 @@ function parseAnswer(said: string): 'ready' | ErrorData | undefined {
   if (!isJsonObject(answer)) return undefined
   if (answer['ready'] === true) return 'ready'
   return isErrorData(answer['error']) ? answer['error'] : undefined
-}
-
-function isErrorData(value: unknown): value is ErrorData {
-  return isJsonObject(value) && ['code', 'message', 'next'].every((key) => typeof value[key] === 'string')
 }
 
 function notStarted(settings: Settings, why: string): NsmError {

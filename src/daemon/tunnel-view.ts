@@ -1,7 +1,7 @@
+import { addressText } from '../base/address-text.ts'
 import type { NsmError } from '../base/errors.ts'
 import { keyToBase64 } from '../tunnel/key-text.ts'
 import type { TunnelStats } from '../tunnel/tunnels.ts'
-import { endpointText } from '../tunnel/uapi-get.ts'
 import type { DeviceSettings } from '../tunnel/uapi-set.ts'
 import { publicKeyOf } from '../tunnel/wireguard/keys.ts'
 import type { TunnelPeerView, TunnelView } from './tunnel-protocol.ts'
@@ -30,7 +30,7 @@ export function tunnelView(
       const ageMs = stats?.lastHandshakeAgeMs
       return {
         publicKey,
-        ...(endpoint ? { endpoint: endpointText(endpoint) } : {}),
+        ...(endpoint ? { endpoint: addressText(endpoint) } : {}),
         allowedPrefixes: peer.allowedPrefixes,
         ...(ageMs === undefined ? {} : { lastHandshakeAgeMs: ageMs }),
         receivedBytes: stats?.receivedBytes ?? 0,

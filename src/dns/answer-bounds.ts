@@ -1,4 +1,11 @@
-import { addressFromBytes, type IpAddress, type Prefix, parsePrefix, prefixContains } from '../base/ip.ts'
+import {
+  addressFromBytes,
+  type IpAddress,
+  type Prefix,
+  parsePrefix,
+  prefixContains,
+  unmappedAddress,
+} from '../base/ip.ts'
 import type { Reply } from './classify.ts'
 import { prefixFromReverseZone } from './name.ts'
 import { isPrefix } from './scope.ts'
@@ -46,17 +53,10 @@ function isIn(address: IpAddress, prefixes: readonly Prefix[]): boolean {
 function addressesOf(reply: Reply): IpAddress[] {
   return reply.answers
     .filter(({ type, dataBytes }) => dataBytes === addressBytesOf.get(type))
-    .map(({ data, dataBytes }) => unmapped(addressFromBytes(reply.bytes.subarray(data, data + dataBytes))))
+    .map(({ data, dataBytes }) => unmappedAddress(addressFromBytes(reply.bytes.subarray(data, data + dataBytes))))
 }
 
 const addressBytesOf = new Map<number, number>([
   [recordType.a, 4],
   [recordType.aaaa, 16],
 ])
-
-/** [RFC 4291 2.5.5.2] */
-const mapped = parsePrefix('::ffff:0:0/96')
-
-function unmapped(address: IpAddress): IpAddress {
-  return prefixContains(mapped, address) ? { family: 4, bits: address.bits & 0xffff_ffffn } : address
-}

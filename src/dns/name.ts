@@ -51,8 +51,8 @@ export function reverseNameOf(address: string): string {
 /** The address a reverse name stands for (wire name or its key); undefined when it is not a full, proper reverse name. */
 export function addressFromReverseName(name: Uint8Array | string): string | undefined {
   const key = typeof name === 'string' ? name : nameKey(name)
-  if (key.endsWith(ipv4Zone)) return ipv4FromReverse(labelsOf(key.slice(0, -ipv4Zone.length)))
-  if (key.endsWith(ipv6Zone)) return ipv6FromReverse(labelsOf(key.slice(0, -ipv6Zone.length)))
+  if (key.endsWith(ipv4Zone)) return ipv4FromReverse(labelsOfKey(key.slice(0, -ipv4Zone.length)))
+  if (key.endsWith(ipv6Zone)) return ipv6FromReverse(labelsOfKey(key.slice(0, -ipv6Zone.length)))
   return undefined
 }
 
@@ -81,8 +81,11 @@ export function isReverseKey(key: string): boolean {
 const ipv4Zone = '\x07in-addr\x04arpa\0'
 const ipv6Zone = '\x03ip6\x04arpa\0'
 
-/** Splits a key without its end; a length byte cannot be mistaken for a letter because it counts exactly. */
-function labelsOf(front: string): string[] {
+/**
+ * The labels of a key without its end. A length byte cannot be mistaken for a letter because it counts exactly; a label that
+ * holds a dot stays one.
+ */
+export function labelsOfKey(front: string): string[] {
   const labels: string[] = []
   for (let at = 0; at < front.length; at += front.charCodeAt(at) + 1) {
     labels.push(front.slice(at + 1, at + 1 + front.charCodeAt(at)))

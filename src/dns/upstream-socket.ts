@@ -1,5 +1,6 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { isIPv6 } from 'node:net'
+import { addressText } from '../base/address-text.ts'
 import { random16 } from './random-id.ts'
 import { read16, write16 } from './wire.ts'
 
@@ -11,9 +12,8 @@ export interface UpstreamAddress {
 }
 
 /** An upstream for people: `address`, or `address:port` when it is not port 53. */
-export function targetText({ address, port }: UpstreamAddress): string {
-  if (port === 53) return address
-  return isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`
+export function targetText(target: Pick<UpstreamAddress, 'address' | 'port'>): string {
+  return target.port === 53 ? target.address : addressText(target)
 }
 
 /** One sent query that may still be answered. */

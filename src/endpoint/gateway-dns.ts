@@ -14,7 +14,8 @@ import {
   soaRecord,
   type WireRecord,
 } from '../dns/message.ts'
-import { buildUdp, parseUdp } from './ip-packet.ts'
+import { labelsOfKey } from '../dns/name.ts'
+import { buildUdp, parseUdp } from '../tunnel/ip-packet.ts'
 import { gatewayLabel, lookUp, type ZoneEntry, type ZoneSource } from './zone.ts'
 
 /** [RFC 1035 4.2] The port of name servers. */
@@ -50,7 +51,7 @@ export function answerQuery(source: ZoneSource, message: Uint8Array): Uint8Array
   const query = parseQuery(message)
   if (query.kind === 'dropped') return undefined
   if (query.kind === 'rejected') return query.reply
-  const entry = query.class === classInternet ? lookUp(source, labelsOf(query.nameKey)) : outside
+  const entry = query.class === classInternet ? lookUp(source, labelsOfKey(query.nameKey.slice(0, -1))) : outside
   if (entry.kind === 'outside') return buildRefused(query)
   const records = entry.kind === 'known' ? recordsOf(source, entry, query.type) : []
   return buildAnswer({
@@ -92,13 +93,4 @@ function startOfAuthority(source: ZoneSource, zone: string, owner = nameFromText
 
 function primaryOf(source: ZoneSource): string {
   return `${gatewayLabel}.${source.dnsDomain}`
-}
-
-/** Labels of a name key; a label that holds a dot stays one label and so matches nothing. */
-function labelsOf(nameKey: string): string[] {
-  const labels: string[] = []
-  for (let at = 0; at < nameKey.length - 1; at += nameKey.charCodeAt(at) + 1) {
-    labels.push(nameKey.slice(at + 1, at + 1 + nameKey.charCodeAt(at)))
-  }
-  return labels
 }

@@ -1,6 +1,7 @@
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Hub } from '../tunnel/hub.ts'
-import { fromBase64, type LeaseParts, peerOf, reported, toBase64 } from './lease-parts.ts'
+import { keyToBase64 } from '../tunnel/key-text.ts'
+import { fromBase64, type LeaseParts, peerOf, reported } from './lease-parts.ts'
 import type { Member, Members } from './members.ts'
 import type { Offer } from './offer.ts'
 import type { Lease } from './store.ts'
@@ -57,7 +58,7 @@ function checkQuota(members: Members, { spiffeId, origin }: Offer): void {
 }
 
 function memberOf(offer: Offer, addresses: readonly string[], current: Member | undefined, members: Members): Member {
-  const publicKey = toBase64(offer.publicKey)
+  const publicKey = keyToBase64(offer.publicKey)
   return {
     spiffeId: offer.spiffeId,
     origin: offer.origin,
@@ -126,7 +127,7 @@ export function holderToRetire(parts: LeaseParts, offer: Offer): Member | undefi
   if (named && named.spiffeId !== offer.spiffeId) {
     throw new NsmError('REFUSED', 'this path segment belongs to another member', 'ask without the segment')
   }
-  const holder = parts.members.byKey(toBase64(offer.publicKey))
+  const holder = parts.members.byKey(keyToBase64(offer.publicKey))
   if (!holder || (holder.spiffeId === offer.spiffeId && holder.connectionId === offer.connectionId)) return undefined
   if (holder.spiffeId === offer.spiffeId) return holder
   parts.log.warn('a WireGuard key of another member was refused', {

@@ -40,11 +40,6 @@ export function reported(log: Log): (error: unknown) => void {
   return (error) => log.warn('the endpoint could not finish a change', { error: toNsmError(error).message })
 }
 
-/** A WireGuard key as text. */
-export function toBase64(bytes: Uint8Array): string {
-  return Buffer.from(bytes).toString('base64')
-}
-
 /** The bytes of a WireGuard key in text. */
 export function fromBase64(text: string): Uint8Array {
   return new Uint8Array(Buffer.from(text, 'base64'))

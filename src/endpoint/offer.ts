@@ -1,8 +1,9 @@
+import { timestampMs } from '@bufbuild/protobuf/wkt'
 import { NsmError } from '../base/errors.ts'
 import { type Prefix, parsePrefix } from '../base/ip.ts'
 import type { Connection, Mechanism } from '../nsm/generated/connection_pb.js'
 import type { NetworkServiceRequest } from '../nsm/generated/networkservice_pb.js'
-import { leaseEndMs, wallMs } from '../nsm/path.ts'
+import { leaseEndMs } from '../nsm/path.ts'
 import type { PeerContext } from '../nsm/peer.ts'
 import { isWireGuard, parseWireGuard } from '../nsm/wireguard-mechanism.ts'
 import type { UnderlayAddress } from './members.ts'
@@ -92,5 +93,5 @@ function underlayOf(
 function earliestEndMs(entered: Connection): number {
   const previous = leaseEndMs(entered.path, 0)
   const earlier = entered.path?.pathSegments.slice(0, entered.path.index) ?? []
-  return Math.min(previous, ...earlier.flatMap(({ expires }) => (expires ? [wallMs(expires)] : [])))
+  return Math.min(previous, ...earlier.flatMap(({ expires }) => (expires ? [timestampMs(expires)] : [])))
 }

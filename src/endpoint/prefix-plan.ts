@@ -1,15 +1,7 @@
 import { NsmError } from '../base/errors.ts'
-import {
-  familyBits,
-  formatPrefix,
-  lastAddress,
-  type Prefix,
-  parsePrefix,
-  prefixCovers,
-  prefixesOverlap,
-} from '../base/ip.ts'
+import { familyBits, formatPrefix, type Prefix, parsePrefix, prefixCovers, prefixesOverlap } from '../base/ip.ts'
 import { mergePrefixes } from '../ipam/excluded-prefixes.ts'
-import { FreeRanges, type Range } from '../ipam/free-ranges.ts'
+import { FreeRanges, rangeOf } from '../ipam/free-ranges.ts'
 
 /** A part of the service's prefixes that one site holds, or that rests for it. Times are wall milliseconds. */
 export interface SitePrefix {
@@ -159,8 +151,4 @@ export function siteLengthOf(whole: Prefix, siteLength: number): number {
 /** Reads parts as text; throws `USAGE`. */
 export function parsePrefixes(texts: readonly string[]): readonly Prefix[] {
   return texts.map(parsePrefix)
-}
-
-function rangeOf(prefix: Prefix): Range {
-  return { first: prefix.bits, last: lastAddress(prefix).bits }
 }

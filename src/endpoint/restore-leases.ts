@@ -1,7 +1,7 @@
 import { toNsmError } from '../base/errors.ts'
 import { parsePrefix } from '../base/ip.ts'
+import { buildEchoRequest } from '../tunnel/ip-packet.ts'
 import type { AddressPlan } from './addresses.ts'
-import { buildEchoRequest } from './ip-packet.ts'
 import { type LeaseParts, peerOf } from './lease-parts.ts'
 import type { Member } from './members.ts'
 import type { Lease } from './store.ts'

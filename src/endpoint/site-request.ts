@@ -1,4 +1,5 @@
 import { clone, create } from '@bufbuild/protobuf'
+import { timestampMs } from '@bufbuild/protobuf/wkt'
 import { NsmError } from '../base/errors.ts'
 import {
   formatAddress,
@@ -21,11 +22,11 @@ import {
   RouteSchema,
 } from '../nsm/generated/connectioncontext_pb.js'
 import { type NetworkServiceRequest, NetworkServiceRequestSchema } from '../nsm/generated/networkservice_pb.js'
-import { startPath, wallMs } from '../nsm/path.ts'
+import { startPath } from '../nsm/path.ts'
 import { parseWireGuard, wireGuardMechanism } from '../nsm/wireguard-mechanism.ts'
+import { keyToBase64 } from '../tunnel/key-text.ts'
 import type { AddressPlan } from './addresses.ts'
 import { hostPrefix } from './answer.ts'
-import { toBase64 } from './lease-parts.ts'
 import type { Offer } from './offer.ts'
 import type { SiteLink } from './site-links.ts'
 
@@ -81,7 +82,7 @@ export function linkOfRequest(entered: Connection, offer: Offer): SiteLink {
     endpointName: entered.path?.pathSegments[0]?.name ?? '',
     connectionId: offer.connectionId,
     segmentId: offer.segmentId,
-    publicKey: toBase64(offer.publicKey),
+    publicKey: keyToBase64(offer.publicKey),
     ...behind({ addresses: ip?.srcIpAddrs, routes: ip?.dstRoutes, dns: entered.context?.dnsContext }),
     underlay: offer.underlay,
     expiresMs: offer.expiresMs,
@@ -101,10 +102,10 @@ export function linkOfAnswer(answer: Connection, spiffeId: string): SiteLink {
     endpointName: answer.networkServiceEndpointName,
     connectionId: answer.id,
     segmentId: answer.id,
-    publicKey: toBase64(wireGuard.dstPublicKey),
+    publicKey: keyToBase64(wireGuard.dstPublicKey),
     ...behind({ addresses: ip?.dstIpAddrs, routes: ip?.srcRoutes, dns: answer.context?.dnsContext }),
     underlay: dstIp && dstPort ? { address: dstIp, port: dstPort } : undefined,
-    expiresMs: Math.min(...ends.map(wallMs)),
+    expiresMs: Math.min(...ends.map(timestampMs)),
   }
 }
 

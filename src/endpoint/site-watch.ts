@@ -2,7 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { type IpAddress, parseAddress } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
 import type { Hub } from '../tunnel/hub.ts'
-import { buildEchoRequest } from './ip-packet.ts'
+import { buildEchoRequest } from '../tunnel/ip-packet.ts'
 import { reported } from './lease-parts.ts'
 
 /* Is another site there? Once a second its gateway is asked by ICMP echo, and what came out of its WireGuard peer since the

@@ -11,12 +11,12 @@ import { type HopToken, type PeerContext, tokenLifetimeMs } from '../nsm/peer.ts
 import { claimsOf } from '../nsm/policies.ts'
 import type { EndpointServer } from '../registry/endpoint-server.ts'
 import type { Hub, HubConfig } from '../tunnel/hub.ts'
+import { keyToBase64 } from '../tunnel/key-text.ts'
 import { generatePrivateKey, publicKeyOf } from '../tunnel/wireguard/keys.ts'
 import { AddressPlan } from './addresses.ts'
 import { isAdmitted } from './admission.ts'
 import { buildAnswer, type SharedContext, sharedContext } from './answer.ts'
 import { dnsPort } from './gateway-dns.ts'
-import { toBase64 } from './lease-parts.ts'
 import { createLeases, type Leases } from './leases.ts'
 import { type Member, Members } from './members.ts'
 import { type Offer, readOffer } from './offer.ts'
@@ -191,7 +191,7 @@ async function grantMember(
   { entered, offer, peer, signal }: Entered & { readonly signal: AbortSignal },
 ): Promise<Connection> {
   const { links, leases } = endpoint
-  if (links.byKey(toBase64(offer.publicKey))) throw keyOfOther()
+  if (links.byKey(keyToBase64(offer.publicKey))) throw keyOfOther()
   await growFor(endpoint, offer)
   const member = await leases.grant(offer, signal)
   return buildAnswer(entered, offer, grantOf(endpoint, { offer, member, peer }))
@@ -200,7 +200,7 @@ async function grantMember(
 /** Another site brings its own addresses; nothing is given to it but the way to ours. */
 async function linkSite(endpoint: Endpoint, { entered, offer, peer }: Entered): Promise<Connection> {
   const { settings, members, links } = endpoint
-  if (members.byKey(toBase64(offer.publicKey))) throw keyOfOther()
+  if (members.byKey(keyToBase64(offer.publicKey))) throw keyOfOther()
   await links.put(linkOfRequest(entered, offer), false)
   const own = { ...sideOf(endpoint, settings.reachableAt(peer)), endpointName: settings.endpointName }
   return buildSiteAnswer(entered, offer, own)

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import type { Clock } from '../base/clock.ts'
 import { type Claims, fillTemplate, unmatchedClaims } from './oidc-claims.ts'
 import { type FetchJson, fetchIssuerJson } from './oidc-fetch.ts'
@@ -7,6 +6,7 @@ import { createIssuerKeys } from './oidc-keys.ts'
 import { oidcRefusal } from './oidc-refusal.ts'
 import type { OidcSessions } from './oidc-sessions.ts'
 import { verifyIdToken } from './oidc-verify.ts'
+import { secretHash } from './secret-hash.ts'
 
 /** Who the bearer of a token is, and for how long. */
 export interface Admitted {
@@ -86,7 +86,7 @@ function applyRules(issuer: OidcIssuer, claims: Claims, nowMs: number): Admitted
     issuer: issuer.name,
     rule: rule.name,
     sessionEndsMs: nowMs + rule.sessionMs,
-    subjectHash: createHash('sha256').update(String(claims['sub'])).digest('base64url'),
+    subjectHash: secretHash(String(claims['sub'])),
   }
 }
 

@@ -1,5 +1,6 @@
 import { isIP } from 'node:net'
 import { NsmError } from '../base/errors.ts'
+import { isJsonObject } from '../base/json.ts'
 import { type ClaimMatch, escapeSegment, placeholderOf } from './oidc-claims.ts'
 import { audienceOf } from './oidc-token.ts'
 
@@ -99,7 +100,7 @@ function ruleOf(value: unknown, place: string): OidcRule {
 }
 
 function matchOf(value: unknown, place: string): ClaimMatch {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw fault(place, 'is an object')
+  if (!isJsonObject(value)) throw fault(place, 'is an object')
   const entries = Object.entries(value).map(([name, values]): [string, readonly string[]] => {
     const list = [values].flat().map((text: unknown) => textAt(text, `${place}.${name.slice(0, 64)}`))
     return [name, list]
@@ -183,7 +184,7 @@ function listAt(value: unknown, place: string): readonly unknown[] {
 }
 
 function objectAt(value: unknown, place: string, keys: readonly string[]): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw fault(place, 'is an object')
+  if (!isJsonObject(value)) throw fault(place, 'is an object')
   const unknownKey = Object.keys(value).find((key) => !keys.includes(key))
   if (unknownKey !== undefined)
     throw fault(`${place}.${unknownKey.slice(0, 64)}`, `is not known; ${keys.join(', ')} are`)

@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
 import { openDatabase } from '../base/database.ts'
 import { oidcRefusal } from './oidc-refusal.ts'
+import { secretHash } from './secret-hash.ts'
 
 /** Which rule gave a key its identity, and until when it may be renewed. */
 export interface OidcSession {
@@ -43,19 +43,19 @@ export function openOidcSessions(path: string): OidcSessions {
   return {
     use(token, { publicKey, expiresMs, nowMs }) {
       forgetTokens.run(Math.floor(nowMs))
-      const usedBy = findToken.get(hash(token))?.['key_hash']
-      if (usedBy === undefined) addToken.run(hash(token), hash(publicKey), Math.ceil(expiresMs))
-      else if (usedBy !== hash(publicKey)) {
+      const usedBy = findToken.get(secretHash(token))?.['key_hash']
+      if (usedBy === undefined) addToken.run(secretHash(token), secretHash(publicKey), Math.ceil(expiresMs))
+      else if (usedBy !== secretHash(publicKey)) {
         throw oidcRefusal('TOKEN_REUSED', 'the token was used with another key: fetch a new one for each machine')
       }
     },
     begin(publicKey, { issuer, rule, endsMs }) {
-      addSession.run(hash(publicKey), issuer, rule, Math.floor(endsMs))
+      addSession.run(secretHash(publicKey), issuer, rule, Math.floor(endsMs))
     },
     find(publicKey, nowMs) {
       // No certificate outlives its session, so a session that is over has no caller left.
       forgetSessions.run(Math.floor(nowMs) - keptMs)
-      const row = findSession.get(hash(publicKey))
+      const row = findSession.get(secretHash(publicKey))
       return row && { issuer: String(row['issuer']), rule: String(row['rule']), endsMs: Number(row['ends_ms']) }
     },
     close: () => database.close(),
@@ -64,7 +64,3 @@ export function openOidcSessions(path: string): OidcSessions {
 
 /** Ours: kept beyond the end, so that a clock that was set back makes no session endless. */
 const keptMs = 86_400_000
-
-function hash(secret: string | Uint8Array): string {
-  return createHash('sha256').update(secret).digest('base64url')
-}

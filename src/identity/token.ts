@@ -1,4 +1,5 @@
 import { type KeyObject, sign, verify, X509Certificate } from 'node:crypto'
+import { isJsonObject, isTexts } from '../base/json.ts'
 import { readSequence } from './der-reader.ts'
 import { derSequence, derUnsigned } from './der-writer.ts'
 import { isP256 } from './keys.ts'
@@ -58,7 +59,7 @@ function readClaims(payload: string): TokenClaims {
   const { sub, aud, exp } = parseObject(payload)
   if (typeof sub !== 'string' || sub === '') throw invalid('it has no "sub"')
   if (typeof exp !== 'number' || !Number.isFinite(exp)) throw invalid('it has no "exp"')
-  return { sub, aud: isTextList(aud) ? aud : [], expMs: exp * 1000 }
+  return { sub, aud: isTexts(aud) ? aud : [], expMs: exp * 1000 }
 }
 
 /**
@@ -134,7 +135,7 @@ function split(jwt: string) {
 
 function parseObject(part: string): Record<string, unknown> {
   const value = parseJson(Buffer.from(part, 'base64url').toString('utf8'))
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid('a part is not a JSON object')
+  if (!isJsonObject(value)) throw invalid('a part is not a JSON object')
   return { ...value }
 }
 
@@ -144,10 +145,6 @@ function parseJson(text: string): unknown {
   } catch {
     throw invalid('a part is not JSON')
   }
-}
-
-function isTextList(value: unknown): value is readonly string[] {
-  return Array.isArray(value) && value.every((one) => typeof one === 'string')
 }
 
 function invalid(why: string) {

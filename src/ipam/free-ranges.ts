@@ -1,7 +1,14 @@
+import { lastAddress, type Prefix } from '../base/ip.ts'
+
 /** Addresses from `first` to `last`, both included, as numbers of one family. */
 export interface Range {
   readonly first: bigint
   readonly last: bigint
+}
+
+/** The addresses of a prefix. */
+export function rangeOf(prefix: Prefix): Range {
+  return { first: prefix.bits, last: lastAddress(prefix).bits }
 }
 
 /**

@@ -1,6 +1,6 @@
-import { familyBits, formatPrefix, lastAddress, type Prefix, prefixCovers, prefixesOverlap } from '../base/ip.ts'
+import { familyBits, formatPrefix, type Prefix, prefixCovers, prefixesOverlap } from '../base/ip.ts'
 import { mergePrefixes } from './excluded-prefixes.ts'
-import { FreeRanges, type Range } from './free-ranges.ts'
+import { FreeRanges, type Range, rangeOf } from './free-ranges.ts'
 
 /** What a pool hands out and how long a returned prefix waits before somebody else gets it. */
 export interface PoolSettings {
@@ -121,10 +121,6 @@ export class PrefixPool {
     const bits = this.#free.lowest(size, mergePrefixes(sameFamily).map(rangeOf))
     return bits === undefined ? undefined : { family, bits, length: request.length }
   }
-}
-
-function rangeOf(prefix: Prefix): Range {
-  return { first: prefix.bits, last: lastAddress(prefix).bits }
 }
 
 /**

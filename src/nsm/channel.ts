@@ -1,12 +1,13 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
 import { type ClientDuplexStream, type ClientReadableStream, Metadata, status } from '@grpc/grpc-js'
+import { addressText } from '../base/address-text.ts'
 import { type Clock, systemClock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { IdentitySource, TrustBundles } from '../identity/source.ts'
 import { createClientSecurity } from '../identity/tls-client.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
 import { fromGrpcError, noConnection } from './grpc-errors.ts'
-import { addressText, createLine, type Line, type Target } from './line.ts'
+import { createLine, type Line, type Target } from './line.ts'
 import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
 
 /* A channel is one server and one identity. Below it are lines, each one grpc-js client with one SVID: servers check hop

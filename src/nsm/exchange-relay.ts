@@ -1,4 +1,5 @@
 import type { Clock } from '../base/clock.ts'
+import { untilAborted } from '../base/until-aborted.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import type { Channel } from './channel.ts'
@@ -43,10 +44,7 @@ export function relayedIdentityService(parts: {
     }),
     serverStream(watchBundles, async function* (_request, call) {
       yield { bundles: encodeBundles(source.current().bundles) }
-      await new Promise<void>((resolve) => {
-        if (call.signal.aborted) resolve()
-        else call.signal.addEventListener('abort', () => resolve(), { once: true })
-      })
+      await untilAborted(call.signal)
     }),
   ]
 }

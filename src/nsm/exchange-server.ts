@@ -3,6 +3,7 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { untilAborted } from '../base/until-aborted.ts'
 import type { Authority } from '../identity/ca.ts'
 import { verifyCsr } from '../identity/csr.ts'
 import { spkiOf } from '../identity/keys.ts'
@@ -59,7 +60,7 @@ export function identityService(parts: ExchangeParts): MethodBinding[] {
     unary(renew, async ({ csr }, call) => onRenew(parts, csr, call)),
     serverStream(watchBundles, async function* (_request, call) {
       yield { bundles: encodeBundles(parts.authority.bundles) }
-      await untilGone(call.signal)
+      await untilAborted(call.signal)
     }),
   ]
 }
@@ -162,11 +163,4 @@ function checkNotDenied(parts: Pick<ExchangeParts, 'isDenied'>, spiffeId: string
 
 function refused(why: string): NsmError {
   return new NsmError('IDENTITY', why, 'ask for a new join string: `nsm invite` on the server')
-}
-
-function untilGone(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve()
-    else signal.addEventListener('abort', () => resolve(), { once: true })
-  })
 }

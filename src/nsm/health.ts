@@ -1,3 +1,4 @@
+import { untilAborted } from '../base/until-aborted.ts'
 import { Health, HealthCheckResponse_ServingStatus as Serving } from './generated/health_pb.js'
 import { type MethodBinding, serverStream, unary } from './grpc.ts'
 
@@ -12,11 +13,4 @@ export function healthService(bound: readonly MethodBinding[]): MethodBinding[] 
       await untilAborted(call.signal)
     }),
   ]
-}
-
-function untilAborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve()
-    else signal.addEventListener('abort', () => resolve(), { once: true })
-  })
 }

@@ -1,6 +1,7 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { openDatabase } from '../base/database.ts'
 import { NsmError } from '../base/errors.ts'
+import { secretHash } from '../identity/secret-hash.ts'
 
 /** Join tokens: each gives one identity to whoever shows it first. Kept as hashes, so a stolen file admits nobody. */
 export interface JoinTokens {
@@ -36,26 +37,22 @@ export function openJoinTokens(path: string): JoinTokens {
   return {
     create({ spiffeId, expiresMs }) {
       const token = randomBytes(tokenBytes).toString('base64url')
-      insert.run(hash(token), spiffeId, Math.floor(expiresMs))
+      insert.run(secretHash(token), spiffeId, Math.floor(expiresMs))
       return token
     },
     redeem(token, { publicKey, nowMs }) {
       forget.run(Math.floor(nowMs) - rememberMs)
-      const row = find.get(hash(token))
+      const row = find.get(secretHash(token))
       if (!row) throw refused('the join token is not known here', 'TOKEN_UNKNOWN')
       const usedBy = row['key_hash']
-      if (usedBy !== null && usedBy !== hash(publicKey))
+      if (usedBy !== null && usedBy !== secretHash(publicKey))
         throw refused('the join token was used already', 'TOKEN_REUSED')
       if (Number(row['expires_ms']) <= nowMs) throw refused('the join token is expired', 'TOKEN_EXPIRED')
-      bind.run(hash(publicKey), hash(token))
+      bind.run(secretHash(publicKey), secretHash(token))
       return String(row['spiffe_id'])
     },
     close: () => database.close(),
   }
-}
-
-function hash(secret: string | Uint8Array): string {
-  return createHash('sha256').update(secret).digest('base64url')
 }
 
 function refused(why: string, reason: string): NsmError {

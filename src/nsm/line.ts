@@ -1,4 +1,5 @@
 import { ChannelCredentials, Client, credentials, Metadata } from '@grpc/grpc-js'
+import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { ClientSecurity } from '../identity/tls-client.ts'
@@ -173,9 +174,4 @@ function notAccepted(target: Target): NsmError {
 
 function notConnected(): NsmError {
   return new NsmError('UNREACHABLE', 'no verified connection to sign a token for', 'try again')
-}
-
-/** `host:port`, an IPv6 address in brackets. */
-export function addressText(target: Target): string {
-  return target.address.includes(':') ? `[${target.address}]:${target.port}` : `${target.address}:${target.port}`
 }

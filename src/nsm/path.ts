@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf'
-import { type Timestamp, timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
+import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
 import { NsmError } from '../base/errors.ts'
 import {
   type Connection,
@@ -106,7 +106,7 @@ function withToken(segment: PathSegment, written: HopToken | undefined): PathSeg
  */
 export function refreshDelayMs(path: Path | undefined, nowMs: number): number {
   const segments = path?.pathSegments ?? []
-  const ends = segments.flatMap((segment) => (segment.expires ? [wallMs(segment.expires)] : []))
+  const ends = segments.flatMap((segment) => (segment.expires ? [timestampMs(segment.expires)] : []))
   if (ends.length === 0) return refreshWithoutEndMs
   const remainingMs = Math.max(0, Math.min(...ends) - nowMs)
   if (segments.length === 1) return remainingMs / 3
@@ -129,12 +129,7 @@ export function leaseEndMs(path: Path | undefined, remainingMs: number): number 
       'send nsm-client-token and nsm-client-token-expires with each call',
     )
   }
-  return Math.floor(wallMs(expires) - Math.max(0, remainingMs))
-}
-
-/** The wall time of a protobuf timestamp in milliseconds. */
-export function wallMs(timestamp: Timestamp): number {
-  return timestampMs(timestamp)
+  return Math.floor(timestampMs(expires) - Math.max(0, remainingMs))
 }
 
 function idsDisagree(segmentId: string, connectionId: string): NsmError {

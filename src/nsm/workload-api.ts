@@ -1,4 +1,5 @@
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { type ErrorCode, NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
@@ -7,7 +8,6 @@ import { followWorkload, parseEndpointSocket, type WatchWorkload } from '../iden
 import type { WorkloadChoice, WorkloadUpdate } from '../identity/workload-state.ts'
 import { SpiffeWorkloadAPI, type X509SVIDResponse } from './generated/workload_pb.js'
 import { messageMaxBytes } from './limits.ts'
-import { addressText } from './line.ts'
 import { methodDefinition } from './service-definition.ts'
 
 /**

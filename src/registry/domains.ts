@@ -1,5 +1,7 @@
+import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
+import { untilAborted } from '../base/until-aborted.ts'
 import { within } from '../base/within.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import type { Connection } from '../nsm/generated/connection_pb.js'
@@ -81,7 +83,7 @@ export class Domains {
   ): AsyncGenerator<Found<NetworkService>> {
     const found = await this.#with(journey, ({ registry }) => registry.findServices(entry, signal), signal)
     for (const service of found) yield { entry: service, deleted: false }
-    if (watch && !signal.aborted) await aborted(signal)
+    if (watch) await untilAborted(signal)
   }
 
   /** As `services`, but a watch shows what comes and goes. */
@@ -164,14 +166,6 @@ export interface Query<T> {
   readonly signal: AbortSignal
 }
 
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
-}
-
 function checkReach(servers: DomainServers, { from }: Journey): void {
-  for (const { address, port } of Object.values(servers)) checkUrlReach(urlOf(address, port), from)
-}
-
-function urlOf(address: string, port: number): string {
-  return `tcp://${address.includes(':') ? `[${address}]` : address}:${port}`
+  for (const server of Object.values(servers)) checkUrlReach(`tcp://${addressText(server)}`, from)
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { NumberedRequest, Request, WorkerMessage } from './control.ts'
+import { keyToBase64 } from './key-text.ts'
 import type { Pump } from './pump.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
 import type { PeerSettings, WireGuardEngine } from './wireguard/engine.ts'
@@ -82,14 +83,14 @@ export class Requests {
     const added = engine.addPeer(peer)
     if (added === 'full') throw new NsmError('REFUSED', 'no room for another peer', 'wait until a member leaves')
     if (added === 'duplicate') throw new NsmError('CONFLICT', 'the peer is there already', 'use another key')
-    this.#peers.set(keyText(peer.publicKey), added)
+    this.#peers.set(keyToBase64(peer.publicKey), added)
   }
 
   #removePeer(publicKey: Uint8Array): undefined {
-    const peer = this.#peers.get(keyText(publicKey))
+    const peer = this.#peers.get(keyToBase64(publicKey))
     if (peer === undefined) return
     this.#parts.engine.removePeer(peer)
-    this.#peers.delete(keyText(publicKey))
+    this.#peers.delete(keyToBase64(publicKey))
     for (const [id, waiting] of this.#handshakes) {
       if (waiting.peer !== peer) continue
       this.#handshakes.delete(id)
@@ -103,7 +104,7 @@ export class Requests {
    */
   #handshake(id: number, publicKey: Uint8Array): 'later' {
     const { engine, pump, clock } = this.#parts
-    const peer = this.#peers.get(keyText(publicKey))
+    const peer = this.#peers.get(keyToBase64(publicKey))
     if (peer === undefined) throw unknownPeer()
     const startedMs = clock.monotonicMs()
     this.#handshakes.set(id, { peer, startedMs })
@@ -123,10 +124,6 @@ export class Requests {
 
 /** The engine moves its clock a microsecond per handshake, so that no two carry the same stamp. */
 const engineClockAheadMs = 1
-
-function keyText(publicKey: Uint8Array): string {
-  return Buffer.from(publicKey).toString('base64')
-}
 
 function unknownPeer(): NsmError {
   return new NsmError('NOT_FOUND', 'the tunnel has no such peer', 'add the peer first')

@@ -1,3 +1,4 @@
+import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { keyToBase64, keyToHex } from './key-text.ts'
 import type { TunnelPeerStats, TunnelStats } from './tunnel-stats.ts'
@@ -43,7 +44,7 @@ function peerLines(peer: PeerSettings, stats: TunnelPeerStats | undefined, momen
     `public_key=${keyToHex(peer.publicKey)}`,
     `preshared_key=${peer.presharedKey ? keyToHex(peer.presharedKey) : '0'.repeat(64)}`,
     'protocol_version=1',
-    ...(endpoint ? [`endpoint=${endpointText(endpoint)}`] : []),
+    ...(endpoint ? [`endpoint=${addressText(endpoint)}`] : []),
     `last_handshake_time_sec=${Math.floor(handshakeMs / 1_000)}`,
     `last_handshake_time_nsec=${Math.floor(handshakeMs % 1_000) * 1_000_000}`,
     `tx_bytes=${stats?.sentBytes ?? 0}`,
@@ -51,9 +52,4 @@ function peerLines(peer: PeerSettings, stats: TunnelPeerStats | undefined, momen
     `persistent_keepalive_interval=${peer.keepaliveSeconds}`,
     ...peer.allowedPrefixes.map((prefix) => `allowed_ip=${prefix}`),
   ]
-}
-
-/** `address:port`, with brackets around IPv6. */
-export function endpointText({ address, port }: { readonly address: string; readonly port: number }): string {
-  return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
 }

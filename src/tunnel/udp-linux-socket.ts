@@ -1,8 +1,8 @@
-import { AF_INET, AF_INET6, sockaddrMaxBytes } from './sys/address-family.ts'
 import { errno } from './sys/errno.ts'
 import { type Libc, libc } from './sys/libc.ts'
 import { MessageHeaders } from './sys/message-headers.ts'
 import { allocateNative, type NativeBuffer } from './sys/native-buffer.ts'
+import { AF_INET, AF_INET6, MSG_DONTWAIT, sockaddrMaxBytes } from './sys/socket-numbers.ts'
 import type { UdpCounters, UdpSocket } from './udp.ts'
 import { type Descriptors, descriptorWords, type InputRing } from './wireguard/engine.ts'
 import { type EngineMemory, word } from './words.ts'
@@ -203,4 +203,3 @@ const segmentsMax = 128
 const fullWaitsMax = 3
 const fullWaitMs = 10
 const POLLOUT = 4
-const MSG_DONTWAIT = 0x40

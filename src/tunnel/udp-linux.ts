@@ -1,8 +1,18 @@
 import { NsmError } from '../base/errors.ts'
-import { AF_INET, AF_INET6, sockaddrMaxBytes } from './sys/address-family.ts'
 import { errno, errnoName, systemError } from './sys/errno.ts'
 import { libc } from './sys/libc.ts'
 import { allocateNative, type NativeBuffer } from './sys/native-buffer.ts'
+import {
+  AF_INET,
+  AF_INET6,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOCK_NONBLOCK,
+  SOL_SOCKET,
+  SOL_UDP,
+  sockaddrMaxBytes,
+  UDP_GRO,
+} from './sys/socket-numbers.ts'
 import { tableNumber } from './tun/host-network.ts'
 import { readSockaddr, writeSockaddr } from './wireguard/sockaddr.ts'
 
@@ -77,12 +87,6 @@ function setNumber(fd: number, at: { level: number; option: number }, buffer: Na
 const socketBufferBytes = 7 * 1024 * 1024
 const receiveBuffer = { force: 33, plain: 8 }
 const sendBuffer = { force: 32, plain: 7 }
-const SOCK_DGRAM = 2
-const SOCK_NONBLOCK = 0o4000
-const SOCK_CLOEXEC = 0o2000000
-const SOL_SOCKET = 1
 const SO_MARK = 36
-const SOL_UDP = 17
-const UDP_GRO = 104
 const IPPROTO_IPV6 = 41
 const IPV6_V6ONLY = 26

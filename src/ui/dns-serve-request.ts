@@ -1,5 +1,6 @@
 import { isIP } from 'node:net'
 import { NsmError } from '../base/errors.ts'
+import { isJsonObject, isTexts } from '../base/json.ts'
 import type { DnsServeSettings, ServerAddress } from '../daemon/dns-serve.ts'
 import type { DnsMode } from '../daemon/protocol.ts'
 
@@ -86,7 +87,7 @@ interface Config {
 
 function parseConfig(text: string): Config {
   const value = parseJson(text)
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw badConfig('is not a JSON object')
+  if (!isJsonObject(value)) throw badConfig('is not a JSON object')
   const config: { listen?: string; default?: readonly string[]; scope?: readonly string[] } = {}
   for (const [key, entry] of Object.entries(value)) {
     if (key === 'listen' && typeof entry === 'string') config.listen = entry
@@ -102,10 +103,6 @@ function parseJson(text: string): unknown {
   } catch (cause) {
     throw badConfig(`is not JSON: ${cause instanceof Error ? cause.message : ''}`)
   }
-}
-
-function isTexts(value: unknown): value is readonly string[] {
-  return Array.isArray(value) && value.every((entry) => typeof entry === 'string')
 }
 
 function badConfig(why: string): NsmError {

@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { parseAddress } from '../../src/base/ip.ts'
-import { echoPacket } from '../../src/connection/echo.ts'
 import { beginLiveness, judge, type Pace, paceOf, usualPace } from '../../src/connection/liveness.ts'
+import { buildEchoRequest } from '../../src/tunnel/ip-packet.ts'
 
 /** Looks once per text: `x` = something came through. Gives what each look said. */
 function look(pattern: string, rttMs: number | undefined = 1, handshakeAgeMs = 0): string[] {
@@ -121,15 +121,17 @@ describe('paceOf', () => {
   })
 })
 
-describe('echoPacket', () => {
+describe('the request that asks for a sign of life', () => {
+  const id = [0x6e, 0x73, 0, 1]
+
   test('is a valid IPv4 packet with a valid ICMP echo request', () => {
-    const packet = echoPacket(parseAddress('10.64.0.1'), parseAddress('10.64.0.0'))
+    const packet = buildEchoRequest({ source: parseAddress('10.64.0.1'), destination: parseAddress('10.64.0.0') }, id)
     expect([packet.length, packet[0], packet[9], packet[20]]).toEqual([28, 0x45, 1, 8])
     expect([sumOf(packet.subarray(0, 20)), sumOf(packet.subarray(20))]).toEqual([0xffff, 0xffff])
   })
 
   test('is a valid IPv6 packet whose checksum covers the addresses', () => {
-    const packet = echoPacket(parseAddress('fd00::1'), parseAddress('fd00::2'))
+    const packet = buildEchoRequest({ source: parseAddress('fd00::1'), destination: parseAddress('fd00::2') }, id)
     const pseudoHeader = Buffer.concat([packet.subarray(8, 40), Uint8Array.of(0, 0, 0, 8, 0, 0, 0, 58)])
     expect([packet.length, packet[6], packet[40]]).toEqual([48, 58, 128])
     expect(sumOf(Buffer.concat([pseudoHeader, packet.subarray(40)]))).toBe(0xffff)

@@ -3,8 +3,8 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { firstAddress, parseAddress, parsePrefix } from '../../src/base/ip.ts'
 import { answerPacket, answerQuery } from '../../src/endpoint/gateway-dns.ts'
-import { buildUdp, parseUdp } from '../../src/endpoint/ip-packet.ts'
 import type { ZoneSource } from '../../src/endpoint/zone.ts'
+import { buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
 
 const prefixes = ['10.64.0.0/16', '10.80.16.0/20', '10.90.0.0/30', 'fd00:64::/64'].map(parsePrefix)
 const many = Array.from({ length: 60 }, (_, i) => `10.64.9.${i}`)

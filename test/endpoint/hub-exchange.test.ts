@@ -4,9 +4,9 @@ import { join as joinPath } from 'node:path'
 import dnsPacket from 'dns-packet'
 import { afterEach, describe, expect, test } from 'vitest'
 import { parseAddress } from '../../src/base/ip.ts'
-import { buildEchoRequest, buildUdp, parseUdp } from '../../src/endpoint/ip-packet.ts'
 import type { Connection } from '../../src/nsm/generated/connection_pb.js'
 import { openHub } from '../../src/tunnel/hub.ts'
+import { buildEchoRequest, buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
 import { scratchDir } from '../support/scratch.ts'
 import {
   join as addPeer,

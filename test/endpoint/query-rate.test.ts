@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { parseAddress } from '../../src/base/ip.ts'
-import { buildUdp } from '../../src/endpoint/ip-packet.ts'
 import { QueryRate, queriesPerSecondMax } from '../../src/endpoint/query-rate.ts'
+import { buildUdp } from '../../src/tunnel/ip-packet.ts'
 
 const packetFrom = (source: string, gateway: string) =>
   buildUdp({

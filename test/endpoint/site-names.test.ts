@@ -2,10 +2,10 @@ import dnsPacket from 'dns-packet'
 import { describe, expect, test } from 'vitest'
 import { parseAddress, parsePrefix } from '../../src/base/ip.ts'
 import { answerPacket } from '../../src/endpoint/gateway-dns.ts'
-import { buildUdp, parseUdp } from '../../src/endpoint/ip-packet.ts'
 import { SiteNames } from '../../src/endpoint/site-names.ts'
 import type { Presence } from '../../src/endpoint/site-watch.ts'
 import type { ZoneSource } from '../../src/endpoint/zone.ts'
+import { buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
 const answersPort = 30_000

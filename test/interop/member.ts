@@ -2,9 +2,9 @@ import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import dnsPacket from 'dns-packet'
 import { parseAddress } from '../../src/base/ip.ts'
-import { buildEchoRequest, buildUdp, parseUdp } from '../../src/endpoint/ip-packet.ts'
 import type { Connection, Mechanism } from '../../src/nsm/generated/connection_pb.js'
 import { wireGuardMechanism } from '../../src/nsm/wireguard-mechanism.ts'
+import { buildEchoRequest, buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
 import {
   join as addPeer,
   collect,

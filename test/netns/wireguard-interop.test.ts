@@ -313,7 +313,7 @@ const cases: readonly Case[] = [
       await lab.fresh({ from: 'us' })
       const flood = lab.start('wireguard-stranger.ts', 'initiations', '192.0.2.2', `${port}`, '0', lab.them.publicKey)
       try {
-        await new Promise((settle) => setTimeout(settle, 500))
+        await new Promise((settle) => flood.stdout.once('data', settle))
         const said = await lab.ping('us', '10.97.0.2', '-c', '1', '-w', '15')
         expect(said).toMatch(/[1-9]\d* received/)
       } finally {

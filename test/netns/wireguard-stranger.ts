@@ -10,7 +10,8 @@ import {
 } from '../../src/tunnel/wireguard/engine.ts'
 
 /* Somebody who has no key of the tunnel, as a process in a namespace. Sends datagrams to a WireGuard port and tells what came
- * back. usage: wireguard-stranger.ts garbage|initiations ADDRESS PORT COUNT PUBLIC_KEY ; prints one line of JSON.
+ * back. usage: wireguard-stranger.ts garbage|initiations ADDRESS PORT COUNT PUBLIC_KEY ; prints one line of JSON, a blank
+ * in front of it once datagrams flow.
  * `initiations` have a right mac1 [WG 5.4.4] and an unknown static key. COUNT 0 goes on until it is ended. */
 
 const [kind = '', address = '', port = '', count = '', publicKey = ''] = process.argv.slice(2)
@@ -30,6 +31,7 @@ await once(socket, 'listening')
 let sent = 0
 for (; Number(count) === 0 || sent < Number(count); sent++) {
   socket.send(datagrams[sent % datagrams.length] ?? '', Number(port), address)
+  if (sent === atOnce) process.stdout.write(' ')
   if (sent % atOnce === 0) await delay(kind === 'initiations' ? 20 : 1)
 }
 await delay(500)

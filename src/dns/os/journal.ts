@@ -1,5 +1,6 @@
 import { readFile, rm } from 'node:fs/promises'
 import { readPrivateFile, writeFileAtomic } from '../../base/files.ts'
+import { isJsonObject, isTexts, type JsonObject } from '../../base/json.ts'
 import type { FileObject } from './file-object.ts'
 
 /** What must be known to take a change of the system's resolver back after a crash. Written and synced before the change. */
@@ -73,21 +74,21 @@ async function readBootId(): Promise<string> {
 }
 
 function isJournal(value: unknown): value is Journal {
-  if (!isRecord(value) || value['version'] !== 1 || !Number.isInteger(value['pid'])) return false
+  if (!isJsonObject(value) || value['version'] !== 1 || !Number.isInteger(value['pid'])) return false
   const { method, server, path, interfaceNames } = value
   if (method === 'file') return isFileJournal(value)
   if (method === 'resolved') return typeof server === 'string' && isTexts(interfaceNames)
   return (method === 'openresolv' || method === 'resolvconf') && typeof server === 'string' && isPath(path)
 }
 
-function isFileJournal({ path, writtenPath, keepsInode, previous, ours }: Record<string, unknown>): boolean {
+function isFileJournal({ path, writtenPath, keepsInode, previous, ours }: JsonObject): boolean {
   return (
     isPath(path) && isPath(writtenPath) && isTexts(ours) && typeof keepsInode === 'boolean' && isFileObject(previous)
   )
 }
 
 function isFileObject(value: unknown): value is FileObject {
-  if (!isRecord(value)) return false
+  if (!isJsonObject(value)) return false
   if (value['kind'] === 'absent') return true
   if (value['kind'] === 'symlink') return typeof value['target'] === 'string'
   const numbers = [value['mode'], value['uid'], value['gid']].every((number) => typeof number === 'number')
@@ -96,12 +97,4 @@ function isFileObject(value: unknown): value is FileObject {
 
 function isPath(value: unknown): boolean {
   return typeof value === 'string' && value.startsWith('/')
-}
-
-function isTexts(value: unknown): boolean {
-  return Array.isArray(value) && value.every((text) => typeof text === 'string')
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null
 }

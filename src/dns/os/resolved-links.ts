@@ -1,4 +1,5 @@
 import { NsmError } from '../../base/errors.ts'
+import { targetText } from '../upstream-socket.ts'
 import type { LinksJournal } from './journal.ts'
 import { zonesOfSuffix } from './reverse-zones.ts'
 import type { Run } from './run-program.ts'
@@ -15,7 +16,7 @@ export async function setLink(link: SystemLink, listener: HostUpstream, run: Run
   // All have ended before one that failed is told of: what is undone then is not set again.
   await Promise.allSettled(told)
   await Promise.all(told)
-  await call(['dns', name, serverText(listener)], run)
+  await call(['dns', name, targetText(listener)], run)
 }
 
 /** Forgets what resolved was told of a link, unless somebody else has given it another server since. */
@@ -44,11 +45,6 @@ export async function restoreLinks({ interfaceNames, server }: LinksJournal, run
   for (const name of interfaceNames) results.push(await revertLink(name, server, run))
   if (results.includes('restored')) await flushResolved(run)
   return results.find((result) => result === 'left') ?? results.find((result) => result === 'restored') ?? 'nothing'
-}
-
-/** A listener as resolved writes it. */
-export function serverText({ address, port }: HostUpstream): string {
-  return port === 53 ? address : `${address}:${port}`
 }
 
 /** A domain without a mark also completes short names; one with `~` only says who is asked. */

@@ -1,8 +1,9 @@
+import { targetText } from '../upstream-socket.ts'
 import { isStub, readUpstreams, resolvedUpstreams, upstreamsOf, whenChanged } from './host-upstreams.ts'
 import { writeJournal, writtenHere } from './journal.ts'
 import { repairOnLinux } from './repair.ts'
 import { parseResolvConf } from './resolv-conf.ts'
-import { flushResolved, isThere, revertLink, serverText, setLink } from './resolved-links.ts'
+import { flushResolved, isThere, revertLink, setLink } from './resolved-links.ts'
 import type { Run } from './run-program.ts'
 import type { HostUpstream, SystemDns, SystemDnsSettings, SystemLink } from './system-dns.ts'
 import { watchResolvFile } from './watch.ts'
@@ -14,7 +15,7 @@ import { watchResolvFile } from './watch.ts'
 export async function installResolved(settings: SystemDnsSettings, run: Run): Promise<SystemDns> {
   const { journalPath, listener, log, resolvConf } = settings
   const previousUpstreams = withoutStub((await readUpstreams(resolvConf)).upstreams)
-  const server = serverText(listener)
+  const server = targetText(listener)
   let links: readonly SystemLink[] = []
   let isInstalled = false
   const apply = async (wanted: readonly SystemLink[]) => {

@@ -1,4 +1,5 @@
 import { allocateNative, type NativeBuffer } from './native-buffer.ts'
+import { SOL_UDP, UDP_GRO } from './socket-numbers.ts'
 
 /**
  * An array of `struct mmsghdr` with one data part and one control message each, for recvmmsg and sendmmsg on a 64-bit
@@ -84,7 +85,5 @@ const headerBytes = 64
 const iovBytes = 16
 /** CMSG_SPACE of one number: 16 bytes of header, 8 of data. */
 const controlBytes = 24
-const SOL_UDP = 17
 /** [Linux include/uapi/linux/udp.h] */
 const UDP_SEGMENT = 103
-const UDP_GRO = 104

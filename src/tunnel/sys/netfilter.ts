@@ -1,7 +1,18 @@
 import { errno, systemError } from './errno.ts'
 import { libc } from './libc.ts'
 import { allocateNative } from './native-buffer.ts'
-import { attribute, joinBytes } from './netlink.ts'
+import {
+  AF_NETLINK,
+  align,
+  attribute,
+  joinBytes,
+  messageHeaderBytes,
+  NLM_F_ACK,
+  NLM_F_CREATE,
+  NLMSG_ERROR,
+  netlinkMessage,
+} from './netlink.ts'
+import { SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_RAW } from './socket-numbers.ts'
 
 /* nf_tables by netlink, no program started: a batch of changes that the kernel makes all or none of. A table that is made
  * with the owner flag belongs to the socket and goes with it, however the process ends. */
@@ -44,11 +55,6 @@ export function nested(type: number, ...inner: readonly Uint8Array[]): Uint8Arra
   return attribute(type | NLA_F_NESTED, joinBytes(...inner))
 }
 
-/** A text attribute. */
-export function text(type: number, value: string): Uint8Array {
-  return attribute(type, new TextEncoder().encode(`${value}\0`))
-}
-
 function apply(fd: number, changes: readonly FilterChange[]): number {
   const messages = [
     message({ type: BATCH_BEGIN, flags: 0, family: 0, body: new Uint8Array() }),
@@ -76,44 +82,30 @@ function readErrors(fd: number, buffer: ReturnType<typeof allocateNative>): numb
       if (number === errno.EAGAIN) return first
       throw systemError('the packet filter does not answer', number)
     }
-    for (let at = 0; at + headerBytes + 4 <= count; at += align(buffer.view.getUint32(at, true))) {
-      if (buffer.view.getUint16(at + 4, true) === NLMSG_ERROR) first ||= -buffer.view.getInt32(at + headerBytes, true)
+    for (let at = 0; at + messageHeaderBytes + 4 <= count; at += stepOver(buffer.view.getUint32(at, true))) {
+      if (buffer.view.getUint16(at + 4, true) === NLMSG_ERROR)
+        first ||= -buffer.view.getInt32(at + messageHeaderBytes, true)
     }
   }
 }
 
-/** struct nlmsghdr, struct nfgenmsg (family, version, resource in network order), attributes. */
+/** struct nfgenmsg (family, version, resource in network order), attributes. */
 function message(parts: { type: number; flags: number; family: number; body: Uint8Array }): Uint8Array {
-  const bytes = new Uint8Array(headerBytes + 4 + parts.body.length)
-  const view = new DataView(bytes.buffer)
-  view.setUint32(0, bytes.length, true)
-  view.setUint16(4, parts.type, true)
-  view.setUint16(6, parts.flags | NLM_F_REQUEST, true)
-  bytes[headerBytes] = parts.family
-  view.setUint16(headerBytes + 2, parts.family === 0 ? NFNL_SUBSYS_NFTABLES : 0)
-  bytes.set(parts.body, headerBytes + 4)
-  return bytes
+  const { type, flags, family } = parts
+  const resource = family === 0 ? NFNL_SUBSYS_NFTABLES : 0
+  return netlinkMessage({ type, flags, body: joinBytes(Uint8Array.of(family, 0, 0, resource), parts.body) })
 }
 
-function align(bytes: number): number {
-  return Math.max(headerBytes, (bytes + 3) & ~3)
+/** A message that says it is shorter than its header must not keep us in place. */
+function stepOver(bytes: number): number {
+  return Math.max(messageHeaderBytes, align(bytes))
 }
 
-/** [RFC 3549 2.2] */
-const headerBytes = 16
 /** Ours: more than the answers to one batch of a connection take. */
 const answerBytes = 16_384
 /** [Linux include/uapi/linux/netlink.h, netfilter/nfnetlink.h] */
-const AF_NETLINK = 16
 const NETLINK_NETFILTER = 12
-const SOCK_RAW = 3
-const SOCK_CLOEXEC = 0o2000000
-const SOCK_NONBLOCK = 0o4000
-const NLM_F_REQUEST = 0x01
-const NLM_F_ACK = 0x04
-const NLM_F_CREATE = 0x400
 const NLM_F_APPEND = 0x800
-const NLMSG_ERROR = 2
 const NLA_F_NESTED = 0x8000
 const NFNL_SUBSYS_NFTABLES = 10
 const BATCH_BEGIN = 0x10

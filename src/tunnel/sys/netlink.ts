@@ -1,6 +1,7 @@
 import { errno, systemError } from './errno.ts'
 import { libc } from './libc.ts'
 import { allocateNative } from './native-buffer.ts'
+import { SOCK_CLOEXEC, SOCK_RAW } from './socket-numbers.ts'
 
 /** One rtnetlink request: message type, flags besides "request", and its body (header structure and attributes). */
 export interface NetlinkRequest {
@@ -21,8 +22,9 @@ export function askKernel(request: NetlinkRequest): NetlinkAnswer {
   if (fd < 0) throw systemError('cannot ask the kernel about the network', libc().errno())
   try {
     const buffer = allocateNative(answerBytes)
-    const bytes = writeRequest(buffer.bytes, buffer.view, request)
-    if (libc().write(fd, buffer.address, bytes) < 0) return { error: libc().errno(), bodies: [] }
+    const message = netlinkMessage({ ...request, flags: request.flags | NLM_F_ACK })
+    buffer.bytes.set(message)
+    if (libc().write(fd, buffer.address, message.length) < 0) return { error: libc().errno(), bodies: [] }
     return readAnswer(() => {
       const count = libc().read(fd, buffer.address, answerBytes)
       return count < 0 ? -libc().errno() : buffer.bytes.subarray(0, count)
@@ -30,6 +32,27 @@ export function askKernel(request: NetlinkRequest): NetlinkAnswer {
   } finally {
     libc().close(fd)
   }
+}
+
+/** A request as it is sent: struct nlmsghdr and the body. [RFC 3549 2.2] */
+export function netlinkMessage({ type, flags, body }: NetlinkRequest): Uint8Array {
+  const bytes = new Uint8Array(messageHeaderBytes + body.length)
+  const view = viewOf(bytes)
+  view.setUint32(0, bytes.length, true)
+  view.setUint16(4, type, true)
+  view.setUint16(6, flags | NLM_F_REQUEST, true)
+  view.setUint32(8, 1, true)
+  bytes.set(body, messageHeaderBytes)
+  return bytes
+}
+
+/** A request that makes something new, or the one that removes it. */
+export function changeRequest(
+  types: { readonly add: number; readonly remove: number },
+  add: boolean,
+  body: Uint8Array,
+): NetlinkRequest {
+  return add ? { type: types.add, flags: NLM_F_CREATE | NLM_F_EXCL, body } : { type: types.remove, flags: 0, body }
 }
 
 /** One attribute: length, type, value, padded to 4 bytes. */
@@ -40,6 +63,11 @@ export function attribute(type: number, value: Uint8Array): Uint8Array {
   view.setUint16(2, type, true)
   bytes.set(value, 4)
   return bytes
+}
+
+/** A text attribute. */
+export function textAttribute(type: number, value: string): Uint8Array {
+  return attribute(type, new TextEncoder().encode(`${value}\0`))
 }
 
 /** The attributes that follow the header structure of a message body, by type. */
@@ -78,16 +106,6 @@ export function joinBytes(...parts: readonly Uint8Array[]): Uint8Array {
   return joined
 }
 
-function writeRequest(bytes: Uint8Array, view: DataView, { type, flags, body }: NetlinkRequest): number {
-  const total = messageHeaderBytes + body.length
-  view.setUint32(0, total, true)
-  view.setUint16(4, type, true)
-  view.setUint16(6, flags | NLM_F_REQUEST | NLM_F_ACK, true)
-  view.setUint32(8, 1, true)
-  bytes.set(body, messageHeaderBytes)
-  return total
-}
-
 /** Reads until the end of a dump or the acknowledgement; `read` gives a datagram or a negative error number. */
 function readAnswer(read: () => Uint8Array | number): NetlinkAnswer {
   const bodies: Uint8Array[] = []
@@ -109,7 +127,8 @@ function readAnswer(read: () => Uint8Array | number): NetlinkAnswer {
   }
 }
 
-function align(bytes: number): number {
+/** The next multiple of 4. */
+export function align(bytes: number): number {
   return (bytes + 3) & ~3
 }
 
@@ -118,14 +137,16 @@ function viewOf(bytes: Uint8Array): DataView {
 }
 
 /** [RFC 3549 2.2] */
-const messageHeaderBytes = 16
+export const messageHeaderBytes = 16
+/* [Linux include/uapi/linux/netlink.h] */
+export const AF_NETLINK = 16
+export const NLM_F_ACK = 0x04
+export const NLM_F_EXCL = 0x200
+export const NLM_F_DUMP = 0x300
+export const NLM_F_CREATE = 0x400
+export const NLMSG_ERROR = 2
 const NLM_F_REQUEST = 0x01
-const NLM_F_ACK = 0x04
-const NLMSG_ERROR = 2
 const NLMSG_DONE = 3
-const AF_NETLINK = 16
-const SOCK_RAW = 3
-const SOCK_CLOEXEC = 0o2000000
 /** The two high bits of an attribute's type are flags. */
 const attributeTypeMask = 0x3fff
 /** Ours: more than the kernel puts into one datagram of a dump (32 KiB). */

@@ -1,4 +1,4 @@
-import { formatPrefix, parseInterfaceAddress, parsePrefix, prefixesOverlap } from '../../base/ip.ts'
+import { formatPrefix, parseInterfaceAddress, parsePrefix, prefixesOverlap, sameAddress } from '../../base/ip.ts'
 import { defaultTableNumber, type HostNetwork, type InterfaceSettings, tableNumber } from './host-network.ts'
 
 /** One change to an interface of this machine. */
@@ -55,7 +55,8 @@ export function findConflict(settings: InterfaceSettings, network: HostNetwork):
     routes: network.routes.filter((entry) => !passed.includes(entry.interfaceName)),
   }
   for (const prefix of settings.addresses) {
-    const taken = others.addresses.find((entry) => sameAddress(entry.prefix, prefix))
+    const { address } = parseInterfaceAddress(prefix)
+    const taken = others.addresses.find((entry) => sameAddress(parseInterfaceAddress(entry.prefix).address, address))
     if (taken)
       return `${prefix} for ${settings.interfaceName} is the address of ${taken.interfaceName} (${taken.prefix})`
   }
@@ -72,10 +73,4 @@ function collides(theirs: string, ours: string): boolean {
   const prefix = parsePrefix(theirs)
   const own = parsePrefix(ours)
   return prefix.length > 0 && own.length > 0 && prefixesOverlap(prefix, own)
-}
-
-function sameAddress(a: string, b: string): boolean {
-  const left = parseInterfaceAddress(a).address
-  const right = parseInterfaceAddress(b).address
-  return left.family === right.family && left.bits === right.bits
 }

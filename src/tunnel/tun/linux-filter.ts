@@ -1,6 +1,6 @@
 import { addressBytes, type IpAddress, parseInterfaceAddress } from '../../base/ip.ts'
-import { big32, type FilterChange, filterChange, nested, text } from '../sys/netfilter.ts'
-import { attribute } from '../sys/netlink.ts'
+import { big32, type FilterChange, filterChange, nested } from '../sys/netfilter.ts'
+import { attribute, textAttribute } from '../sys/netlink.ts'
 import type { Fenced } from './host-network.ts'
 
 /* What `nft list ruleset` shows of a connection:
@@ -26,7 +26,7 @@ export function unfenceChanges({ interfaceName, addresses }: Fenced): FilterChan
   return [inet, ...(hasFour ? [arp] : [])].map((family) => ({
     type: filterChange.deleteTable,
     family,
-    attributes: [text(NFTA_TABLE_NAME, tableName(interfaceName))],
+    attributes: [textAttribute(NFTA_TABLE_NAME, tableName(interfaceName))],
   }))
 }
 
@@ -74,7 +74,7 @@ interface ChainName {
 }
 
 function newTable({ family, table }: ChainName): FilterChange {
-  const attributes = [text(NFTA_TABLE_NAME, table), attribute(NFTA_TABLE_FLAGS, big32(NFT_TABLE_F_OWNER))]
+  const attributes = [textAttribute(NFTA_TABLE_NAME, table), attribute(NFTA_TABLE_FLAGS, big32(NFT_TABLE_F_OWNER))]
   return { type: filterChange.newTable, family, attributes }
 }
 
@@ -84,10 +84,10 @@ function newChain(
 ): FilterChange {
   const where = [attribute(NFTA_HOOK_HOOKNUM, big32(hook)), attribute(NFTA_HOOK_PRIORITY, big32(priority))]
   const attributes = [
-    text(NFTA_CHAIN_TABLE, table),
-    text(NFTA_CHAIN_NAME, chain),
+    textAttribute(NFTA_CHAIN_TABLE, table),
+    textAttribute(NFTA_CHAIN_NAME, chain),
     nested(NFTA_CHAIN_HOOK, ...where),
-    text(NFTA_CHAIN_TYPE, 'filter'),
+    textAttribute(NFTA_CHAIN_TYPE, 'filter'),
   ]
   return { type: filterChange.newChain, family, attributes }
 }
@@ -95,8 +95,8 @@ function newChain(
 /** A packet for which every comparison holds is dropped. */
 function newRule({ family, table, chain }: ChainName, comparisons: readonly Uint8Array[]): FilterChange {
   const attributes = [
-    text(NFTA_RULE_TABLE, table),
-    text(NFTA_RULE_CHAIN, chain),
+    textAttribute(NFTA_RULE_TABLE, table),
+    textAttribute(NFTA_RULE_CHAIN, chain),
     nested(NFTA_RULE_EXPRESSIONS, ...comparisons, drop()),
   ]
   return { type: filterChange.newRule, family, attributes }
@@ -152,7 +152,7 @@ function drop(): Uint8Array {
 }
 
 function expression(name: string, ...attributes: readonly Uint8Array[]): Uint8Array {
-  return nested(NFTA_LIST_ELEM, text(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, ...attributes))
+  return nested(NFTA_LIST_ELEM, textAttribute(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, ...attributes))
 }
 
 /** [Linux include/uapi/linux/netfilter.h, netfilter_arp.h] Families and hooks. */

@@ -6,17 +6,19 @@ import {
   parseAddress,
   parseInterfaceAddress,
 } from '../../base/ip.ts'
-import { AF_INET, AF_INET6, systemFamily } from '../sys/address-family.ts'
 import { errno } from '../sys/errno.ts'
 import {
   askKernel,
   attribute,
+  changeRequest,
   joinBytes,
   type NetlinkRequest,
+  NLM_F_DUMP,
   number32,
   readAttributes,
   readNumber32,
 } from '../sys/netlink.ts'
+import { AF_INET, AF_INET6, systemFamily } from '../sys/socket-numbers.ts'
 import type { HostNetwork, Route } from './host-network.ts'
 import type { Change } from './host-plan.ts'
 import { bringUp, deleteLink, findLink, type Link, readLinks } from './linux-link.ts'
@@ -74,9 +76,7 @@ function addressRequest(link: Link, change: Change & { kind: 'address' }): Netli
   const flags = IFA_F_NOPREFIXROUTE | (address.family === 6 ? IFA_F_NODAD : 0)
   const attributes = [attribute(IFA_LOCAL, raw), attribute(IFA_ADDRESS, raw), attribute(IFA_FLAGS, number32(flags))]
   const body = joinBytes(head, number32(link.index), ...attributes)
-  return change.add
-    ? { type: RTM_NEWADDR, flags: NLM_F_CREATE | NLM_F_EXCL, body }
-    : { type: RTM_DELADDR, flags: 0, body }
+  return changeRequest({ add: RTM_NEWADDR, remove: RTM_DELADDR }, change.add, body)
 }
 
 function dump(type: number): readonly Uint8Array[] {
@@ -115,9 +115,6 @@ const RTM_NEWADDR = 20
 const RTM_DELADDR = 21
 const RTM_GETADDR = 22
 const RTM_GETROUTE = 26
-const NLM_F_DUMP = 0x300
-const NLM_F_EXCL = 0x200
-const NLM_F_CREATE = 0x400
 const IFA_ADDRESS = 1
 const IFA_LOCAL = 2
 const IFA_FLAGS = 8

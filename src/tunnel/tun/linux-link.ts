@@ -1,5 +1,6 @@
 import { errno, systemError } from '../sys/errno.ts'
-import { askKernel, attribute, joinBytes, number32, readAttributes } from '../sys/netlink.ts'
+import { askKernel, attribute, joinBytes, NLM_F_DUMP, number32, readAttributes, textAttribute } from '../sys/netlink.ts'
+import { AF_INET6 } from '../sys/socket-numbers.ts'
 
 /** One network interface. */
 export interface Link {
@@ -15,7 +16,11 @@ export function readLinks(): Link[] {
 
 /** The interface of this name; undefined when there is none. */
 export function findLink(name: string): Link | undefined {
-  const answer = askKernel({ type: RTM_GETLINK, flags: 0, body: joinBytes(header(0), nameAttribute(name)) })
+  const answer = askKernel({
+    type: RTM_GETLINK,
+    flags: 0,
+    body: joinBytes(header(0), textAttribute(IFLA_IFNAME, name)),
+  })
   const [body] = answer.bodies
   if (answer.error !== 0 && answer.error !== errno.ENODEV) throw systemError(`cannot look at ${name}`, answer.error)
   return body && readLink(body)
@@ -39,20 +44,20 @@ export function bringUp(name: string, mtuBytes: number): number {
 
 /** Removes the interface; gives 0 or an error number. */
 export function deleteLink(name: string): number {
-  return askKernel({ type: RTM_DELLINK, flags: 0, body: joinBytes(header(0), nameAttribute(name)) }).error
+  return askKernel({ type: RTM_DELLINK, flags: 0, body: joinBytes(header(0), textAttribute(IFLA_IFNAME, name)) }).error
 }
 
 function change(name: string, head: Uint8Array, attributes: readonly Uint8Array[]): number {
-  return askKernel({ type: RTM_NEWLINK, flags: 0, body: joinBytes(head, nameAttribute(name), ...attributes) }).error
+  return askKernel({
+    type: RTM_NEWLINK,
+    flags: 0,
+    body: joinBytes(head, textAttribute(IFLA_IFNAME, name), ...attributes),
+  }).error
 }
 
 /** struct ifinfomsg: family, type, index, flags, mask of changed flags. */
 function header(flags: number): Uint8Array {
   return joinBytes(new Uint8Array(8), number32(flags), number32(flags))
-}
-
-function nameAttribute(name: string): Uint8Array {
-  return attribute(IFLA_IFNAME, new TextEncoder().encode(`${name}\0`))
 }
 
 function readLink(body: Uint8Array): Link {
@@ -75,7 +80,6 @@ const queuedPackets = 2_000
 const RTM_NEWLINK = 16
 const RTM_DELLINK = 17
 const RTM_GETLINK = 18
-const NLM_F_DUMP = 0x300
 const IFLA_IFNAME = 3
 const IFLA_MTU = 4
 const IFLA_TXQLEN = 13
@@ -85,4 +89,3 @@ const IFLA_GSO_MAX_SIZE = 41
 const IFLA_INET6_ADDR_GEN_MODE = 8
 const GENERATE_NONE = 1
 const IFF_UP = 1
-const AF_INET6 = 10

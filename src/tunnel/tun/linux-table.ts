@@ -6,17 +6,18 @@ import {
   type IpFamily,
   parseInterfaceAddress,
 } from '../../base/ip.ts'
-import { systemFamily } from '../sys/address-family.ts'
 import { errno } from '../sys/errno.ts'
 import {
   askKernel,
   attribute,
+  changeRequest,
   joinBytes,
-  type NetlinkRequest,
+  NLM_F_DUMP,
   number32,
   readAttributes,
   readNumber32,
 } from '../sys/netlink.ts'
+import { systemFamily } from '../sys/socket-numbers.ts'
 import { defaultTableNumber, tableNumber } from './host-network.ts'
 import { tableOf } from './host-plan.ts'
 
@@ -57,7 +58,7 @@ function changeRoute(route: TableRoute, add: boolean): number {
     attribute(RTA_PRIORITY, number32(index ?? lastMetric)),
     ...(index === undefined ? [] : [attribute(RTA_OIF, number32(index))]),
   )
-  return askKernel(change({ add: RTM_NEWROUTE, remove: RTM_DELROUTE }, add, body)).error
+  return askKernel(changeRequest({ add: RTM_NEWROUTE, remove: RTM_DELROUTE }, add, body)).error
 }
 
 /** The rules that lead packets to a route's table; gives 0 or an error number. */
@@ -95,7 +96,7 @@ function changeRule(family: IpFamily, table: number, add: boolean): number {
 }
 
 function askForRule(body: Uint8Array, add: boolean): number {
-  const { error } = askKernel(change({ add: RTM_NEWRULE, remove: RTM_DELRULE }, add, body))
+  const { error } = askKernel(changeRequest({ add: RTM_NEWRULE, remove: RTM_DELRULE }, add, body))
   const isDone = add ? error === errno.EEXIST : error === errno.ENOENT || error === errno.EAFNOSUPPORT
   return isDone ? 0 : error
 }
@@ -131,13 +132,6 @@ export function readTables(family: IpFamily): {
   return found
 }
 
-function change(types: { readonly add: number; readonly remove: number }, add: boolean, body: Uint8Array) {
-  const request: NetlinkRequest = add
-    ? { type: types.add, flags: NLM_F_CREATE | NLM_F_EXCL, body }
-    : { type: types.remove, flags: 0, body }
-  return request
-}
-
 function textOf(raw: Uint8Array | undefined, family: IpFamily): string {
   return formatAddress(addressFromBytes(raw ?? new Uint8Array(familyBits[family] / 8)))
 }
@@ -150,9 +144,6 @@ const RTM_DELROUTE = 25
 const RTM_GETROUTE = 26
 const RTM_NEWRULE = 32
 const RTM_DELRULE = 33
-const NLM_F_DUMP = 0x300
-const NLM_F_EXCL = 0x200
-const NLM_F_CREATE = 0x400
 const RTA_DST = 1
 const RTA_OIF = 4
 const RTA_PRIORITY = 6

@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import type { LinksJournal } from '../../../src/dns/os/journal.ts'
-import { restoreLinks, revertLink, serverText, setLink } from '../../../src/dns/os/resolved-links.ts'
+import { restoreLinks, revertLink, setLink } from '../../../src/dns/os/resolved-links.ts'
 import type { Run } from '../../../src/dns/os/run-program.ts'
+import { targetText } from '../../../src/dns/upstream-socket.ts'
 
 const listener = { address: '127.0.0.55', port: 53 }
 
@@ -77,8 +78,8 @@ describe('revertLink', () => {
   })
 
   test('knows our server by its port', () => {
-    expect(serverText({ address: '127.0.0.55', port: 5355 })).toBe('127.0.0.55:5355')
-    expect(serverText(listener)).toBe('127.0.0.55')
+    expect(targetText({ address: '127.0.0.55', port: 5355 })).toBe('127.0.0.55:5355')
+    expect(targetText(listener)).toBe('127.0.0.55')
   })
 })
 

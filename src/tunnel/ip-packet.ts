@@ -40,11 +40,16 @@ export function buildUdp(datagram: UdpDatagram): Uint8Array {
   return wrap(datagram, udpProtocol, udp)
 }
 
-/** Builds a raw ICMP or ICMPv6 echo request: the smallest packet that every host may get from its gateway. */
-export function buildEchoRequest(addresses: Pick<UdpDatagram, 'source' | 'destination'>): Uint8Array {
+/**
+ * Builds a raw ICMP or ICMPv6 echo request without data, the smallest packet that every host may get from its gateway.
+ * `id`: identifier and sequence number, 4 bytes. [RFC 792] [RFC 4443 4.1]
+ */
+export function buildEchoRequest(
+  addresses: Pick<UdpDatagram, 'source' | 'destination'>,
+  id: readonly number[] = [0, 0, 0, 0],
+): Uint8Array {
   const { family } = addresses.source
-  const echo = new Uint8Array(8)
-  echo[0] = family === 4 ? 8 : 128
+  const echo = Uint8Array.of(family === 4 ? 8 : 128, 0, 0, 0, ...id)
   const checksum = family === 4 ? fold(sum(echo, 0)) : transportChecksum(addresses, icmpProtocol[6], echo)
   new DataView(echo.buffer).setUint16(2, checksum)
   return wrap(addresses, icmpProtocol[family], echo)

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { parseAddress } from '../../src/base/ip.ts'
-import { buildEchoRequest, buildUdp, parseUdp } from '../../src/endpoint/ip-packet.ts'
+import { buildEchoRequest, buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
 
