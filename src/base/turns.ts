@@ -2,6 +2,8 @@
 export interface Turns {
   /** Runs works of one key one after the other, in the order of the calls; gives the work's own outcome. */
   run<T>(key: string, work: () => Promise<T>): Promise<T>
+  /** Keys with a work that runs or waits. */
+  keys(): readonly string[]
   /** Resolves when the works of all keys so far have ended, whatever their outcome. */
   settled(): Promise<void>
 }
@@ -20,6 +22,7 @@ export function createTurns(): Turns {
         if (last.get(key) === turn) last.delete(key)
       }
     },
+    keys: () => [...last.keys()],
     settled: async () => void (await Promise.allSettled(last.values())),
   }
 }

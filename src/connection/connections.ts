@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import { mayOverlap } from './awareness.ts'
 import { type Driver, startDriver } from './driver.ts'
@@ -63,7 +64,8 @@ interface Live {
 export class Connections {
   readonly #parts: ConnectionsParts
   readonly #live = new Map<string, Live>()
-  readonly #turns = new Map<string, Promise<unknown>>()
+  /** The calls of one service follow each other, whatever became of the one before. */
+  readonly #turns = createTurns()
 
   constructor(parts: ConnectionsParts) {
     this.#parts = parts
@@ -79,7 +81,7 @@ export class Connections {
         signal.removeEventListener('abort', giveUp)
         return this.#connectNow(call, signal)
       }
-      this.#inTurn(serviceText(call.wanted), begin).then(resolve, reject)
+      this.#turns.run(serviceText(call.wanted), begin).then(resolve, reject)
     })
   }
 
@@ -195,21 +197,6 @@ export class Connections {
 
   #view(live: Live): Promise<ConnectionView> {
     return viewOf({ ...live, state: live.driver.state() })
-  }
-
-  /** The calls of one service follow each other, whatever became of the one before. */
-  #inTurn<T>(service: string, work: () => Promise<T>): Promise<T> {
-    const before = this.#turns.get(service) ?? Promise.resolve()
-    const mine = before.then(work)
-    const settled = mine.then(
-      () => {},
-      () => {},
-    )
-    this.#turns.set(service, settled)
-    void settled.then(() => {
-      if (this.#turns.get(service) === settled) this.#turns.delete(service)
-    })
-    return mine
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
+import { createTurns } from '../base/turns.ts'
 import { type Dns, type DnsStatus, listenCandidates, openDns, type ScopeConfig } from '../dns/dns.ts'
 import {
   type ChosenSystemDns,
@@ -58,12 +59,8 @@ export interface NamesParts {
 /** Changes are made one after the other: two connections never install or restore at the same time. */
 export function createNames(parts: NamesParts): Names {
   const names = new SystemNames(parts)
-  let last: Promise<unknown> = Promise.resolve()
-  const inTurn = <T>(change: () => Promise<T>): Promise<T> => {
-    const mine = last.then(change)
-    last = mine.catch(() => {})
-    return mine
-  }
+  const turns = createTurns()
+  const inTurn = <T>(change: () => Promise<T>): Promise<T> => turns.run('names', change)
   return {
     upstreams: () => names.upstreams(),
     prepare: () => void inTurn(() => names.open()).catch(() => {}),

@@ -5,6 +5,7 @@ import { NsmError } from '../base/errors.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
+import { createTurns } from '../base/turns.ts'
 import { type EnrolledSource, type Exchange, enrol, openEnrolled, openEphemeral } from '../identity/enrolled.ts'
 import { identityFromPem } from '../identity/files.ts'
 import { createFixedSource } from '../identity/fixed-source.ts'
@@ -56,7 +57,7 @@ export class Sessions implements LoginApi {
   readonly #pins = new Map<string, string>()
   /** The trust domain whose identity is in memory only: what counts where nothing else is said. */
   #ephemeralDomain: string | undefined
-  #last: Promise<unknown> = Promise.resolve()
+  readonly #turns = createTurns()
 
   constructor(parts: SessionsParts) {
     this.#parts = parts
@@ -68,12 +69,12 @@ export class Sessions implements LoginApi {
    * time, so that a join token is used once. Throws `IDENTITY`, `USAGE`, `UNREACHABLE`.
    */
   open(credentials: Credentials, signal: AbortSignal): Promise<Session> {
-    return this.#inTurn(() => this.#openNow(credentials, signal))
+    return this.#turns.run('sessions', () => this.#openNow(credentials, signal))
   }
 
   /** Stores the identity that an ID token gives. Ends every session, so nobody may be connected. */
   login({ joinString, idToken }: LoginRequest, signal: AbortSignal): Promise<IdentityResult> {
-    return this.#inTurn(async () => {
+    return this.#turns.run('sessions', async () => {
       const join = parseJoinString(joinLine(joinString))
       const { clock } = this.#parts
       await this.close()
@@ -85,7 +86,7 @@ export class Sessions implements LoginApi {
 
   /** Forgets the identity that was stored last, or that is in memory. Ends every session, so nobody may be connected. */
   logout(): Promise<IdentityResult> {
-    return this.#inTurn(async () => {
+    return this.#turns.run('sessions', async () => {
       const who = await this.whoami()
       await this.close()
       if (this.#ephemeralDomain === undefined) await forgetStored(this.#parts.settings)
@@ -99,12 +100,6 @@ export class Sessions implements LoginApi {
     const svid = open?.source.current().svid ?? (await readStoredSvid(this.#parts.settings))
     const who = svid ? { spiffeId: svid.spiffeId, notAfterMs: svid.notAfterMs } : {}
     return { apiVersion: 'nsm/whoami/v1', ...who }
-  }
-
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const mine = this.#last.then(work)
-    this.#last = mine.catch(() => {})
-    return mine
   }
 
   /**

@@ -2,6 +2,7 @@ import { type Clock, sleep } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { formatPrefix, type Prefix, parsePrefix } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
 import type { Channel } from '../nsm/channel.ts'
 import { createEventQueue, type EventQueue } from '../nsm/event-queue.ts'
 import { IPAM, Type } from '../nsm/generated/ipam_pb.js'
@@ -41,13 +42,9 @@ export function holdPrefixes(parts: {
     tellLost = resolve
   })
   let stream: AllocationStream | undefined
-  let last: Promise<unknown> = Promise.resolve()
+  const turns = createTurns()
   /** One question at a time: the answers carry no number. */
-  const inTurn = <T>(work: () => Promise<T>): Promise<T> => {
-    const mine = last.then(work)
-    last = mine.catch(() => {})
-    return mine
-  }
+  const inTurn = <T>(work: () => Promise<T>): Promise<T> => turns.run('stream', work)
   const attach = async () => {
     const opened = openStream(parts.channel)
     try {

@@ -72,4 +72,14 @@ describe('turns', () => {
     await settled
     expect(ended).toEqual(['a', 'settled'])
   })
+
+  test('keys are those with a work that runs or waits, and no longer', async () => {
+    const turns = createTurns()
+    const gate = Promise.withResolvers<void>()
+    const works = ['a', 'b', 'a'].map((key) => turns.run(key, () => gate.promise))
+    expect(turns.keys().toSorted()).toEqual(['a', 'b'])
+    gate.resolve()
+    await Promise.all(works)
+    expect(turns.keys()).toEqual([])
+  })
 })

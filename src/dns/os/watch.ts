@@ -1,6 +1,7 @@
 import { type FSWatcher, watch } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import type { Log } from '../../base/log.ts'
+import { createTurns } from '../../base/turns.ts'
 import { contentOf } from './file-object.ts'
 
 /** Ours: a foreign rewrite is answered at most so often; then the other program wins and a person is told. */
@@ -32,15 +33,11 @@ export interface ResolvWatch {
 /** Watches the directory (a watch on the file dies with a rename) and writes our text again when another program changed it. */
 export function watchResolvFile(settings: WatchSettings): ResolvWatch {
   const { path, log } = settings
-  let queue = Promise.resolve()
+  const turns = createTurns()
   let closed = false
   let leftToOthers = false
   let reapplied: number[] = []
-  const inTurn = (work: () => Promise<void>) => {
-    const done = queue.then(work)
-    queue = done.catch(() => {})
-    return done
-  }
+  const inTurn = (work: () => Promise<void>) => turns.run(path, work)
   const leave = (sentence: string) => {
     leftToOthers = true
     log.warn(sentence, { path })
@@ -73,7 +70,7 @@ export function watchResolvFile(settings: WatchSettings): ResolvWatch {
     close: async () => {
       closed = true
       watcher?.close()
-      await queue
+      await turns.settled()
     },
   }
 }
