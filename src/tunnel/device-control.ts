@@ -45,25 +45,24 @@ export class DeviceControl implements UapiDevice {
 
   set(lines: readonly string[]): Promise<number> {
     return this.#turns.run('set', async () => {
-      const after = applySet(lines, this.#settings)
-      if (typeof after === 'number') return after
       try {
-        return await this.#become(await this.#withRoamed(withoutOwnKey(after)))
+        await this.#followRoaming()
+        const after = applySet(lines, this.#settings)
+        return typeof after === 'number' ? after : await this.#become(withoutOwnKey(after))
       } catch (error) {
         return errnoOf(error)
       }
     })
   }
 
-  /** A peer that moved stays where it is heard, unless this very request says where it is. */
-  async #withRoamed(after: DeviceSettings): Promise<DeviceSettings> {
+  /** A peer that moved stays where it is heard, unless the request says where it is; also when it says what was set before. */
+  async #followRoaming(): Promise<void> {
     const heard = new Map((await this.#tunnel.stats()).peers.map(({ publicKey, endpoint }) => [publicKey, endpoint]))
-    const peers = after.peers.map((peer) => {
-      const isNamed = find(this.#settings.peers, peer)?.endpoint !== peer.endpoint
-      const endpoint = isNamed ? peer.endpoint : (heard.get(keyToBase64(peer.publicKey)) ?? peer.endpoint)
+    const peers = this.#settings.peers.map((peer) => {
+      const endpoint = heard.get(keyToBase64(peer.publicKey)) ?? peer.endpoint
       return endpoint ? { ...peer, endpoint } : peer
     })
-    return { ...after, peers }
+    this.#settings = { ...this.#settings, peers }
   }
 
   async #become(after: DeviceSettings): Promise<number> {

@@ -156,6 +156,17 @@ describe('DeviceControl', () => {
     expect(tunnel.endpoints).toEqual([moved, { address: '192.0.2.1', port: 51_820 }])
   })
 
+  test('pulls back a peer that moved when a request names the place it was opened with', async () => {
+    const { tunnel, device } = control({ peers: [peerOf(alice, 1)] })
+    const stats = { lastHandshakeAgeMs: 1, rttMs: 1, receivedBytes: 0, sentBytes: 0 }
+    const endpoint = { address: '198.51.100.1', port: 7 }
+    tunnel.peerStats = [{ publicKey: keyToBase64(alice), ...stats, endpoint }]
+    await device.set([publicKeyLine(alice), 'endpoint=198.51.100.1:7'])
+    expect(tunnel.endpoints).toEqual([])
+    await device.set([publicKeyLine(alice), 'endpoint=192.0.2.1:51820'])
+    expect(tunnel.endpoints).toEqual([{ address: '192.0.2.1', port: 51_820 }])
+  })
+
   test('without a private key, peers are on paper until there is one', async () => {
     const { tunnel, device } = control()
     await device.set([`private_key=${'0'.repeat(64)}`])
