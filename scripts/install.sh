@@ -3,14 +3,29 @@
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 stamp=$root/node_modules/.package-lock.json
-if [ -x "$root/node_modules/.bin/node" ] && [ -e "$stamp" ] && [ ! "$root/package-lock.json" -nt "$stamp" ]; then
+
+is_installed() {
+  [ -x "$root/node_modules/.bin/node" ] && [ -e "$stamp" ] && [ ! "$root/package-lock.json" -nt "$stamp" ]
+}
+
+if is_installed; then exit 0; fi
+if [ -L "$root/node_modules" ]; then
+  echo "nsm: node_modules is a link, and an installation would empty what it points to; make it a folder of its own" >&2
+  exit 9
+fi
+# npm empties what a link points to: the packages of another checkout.
+if [ -h "$root/node_modules" ] && [ -x "$root/node_modules/.bin/node" ]; then
   exit 0
 fi
 if ! command -v npm >/dev/null 2>&1; then
   echo "nsm: npm is not installed; install Node 20 or newer, then run this again" >&2
   exit 9
 fi
+# Who is started beside another installation waits for it: two at once empty the folder under each other.
+exec 9<"$root/package-lock.json"
+if command -v flock >/dev/null 2>&1; then flock 9; fi
+if is_installed; then exit 0; fi
 echo "installing the packages of package-lock.json (once, about half a minute) ..." >&2
 cd "$root"
-npm ci --no-audit --no-fund --loglevel=error >&2
+npm ci --no-audit --no-fund --loglevel=error >&2 9<&-
 touch "$stamp"
