@@ -1,6 +1,6 @@
 import * as Flags from '@oclif/core/flags'
 import { NsmError } from '../base/errors.ts'
-import type { IdentityResult } from '../daemon/login-protocol.ts'
+import { type IdentityResult, storeChoices } from '../daemon/login-protocol.ts'
 import { readJoinString } from '../ui/credential-files.ts'
 import { identityText, loginPrompt } from '../ui/login-text.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
@@ -13,8 +13,10 @@ export class Login extends NsmCommand {
   static override description =
     'The join string says where the server is; it needs no token, and the server says at which issuer people log in. The\n' +
     'page may be opened in any browser of this machine, or with --method device on any other. The identity is kept until\n' +
-    '`nsm logout`; its key never leaves this machine. Neither password nor refresh token is stored.'
-  static override examples = ['nsm login --join server.txt', 'nsm login --join server.txt --method device']
+    '`nsm logout`; its key never leaves this machine. Where the issuer gives a refresh token, the login outlasts its\n' +
+    'session: the token rests in the keychain of this user, else in a file that systemd encrypts; in a plain file only with\n' +
+    '--store file, and nowhere with --store none.'
+  static override examples = ['nsm login --join server.txt', 'nsm login --join server.txt --method device --store none']
   static override flags = {
     join: Flags.string({
       helpValue: 'FILE',
@@ -28,6 +30,13 @@ export class Login extends NsmCommand {
       env: 'NSM_LOGIN_METHOD',
       summary: 'a browser on this machine or any device; auto takes the browser where there is a display',
     }),
+    store: Flags.string({
+      default: 'auto',
+      options: [...storeChoices],
+      helpValue: storeChoices.join('|'),
+      env: 'NSM_LOGIN_STORE',
+      summary: 'where the refresh token rests; auto takes the keychain, else an encrypted file',
+    }),
   }
 
   async run(): Promise<LoginResult> {
@@ -35,8 +44,10 @@ export class Login extends NsmCommand {
     const { signal, writeError } = this.context
     const joinString = await this.#joinString(flags.join)
     const show = (prompt: Parameters<typeof loginPrompt>[0]) => writeError(loginPrompt(prompt))
-    const idToken = await this.context.obtainIdToken(joinString, { method: this.#method(flags.method), show, signal })
-    const who = await this.withDaemon(true, (daemon) => daemon.login({ joinString, idToken }, signal))
+    const store = storeChoices.find((choice) => choice === flags.store) ?? 'auto'
+    const around = { method: this.#method(flags.method), keep: store !== 'none', show, signal }
+    const obtained = await this.context.obtainLogin(joinString, around)
+    const who = await this.withDaemon(true, (daemon) => daemon.login({ joinString, ...obtained, store }, signal))
     this.log(identityText(who, this.context.wallMs()))
     return { ...who, apiVersion: 'nsm/login/v1' }
   }

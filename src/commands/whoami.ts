@@ -4,7 +4,9 @@ import { NsmCommand } from '../ui/nsm-command.ts'
 
 /** `nsm whoami`: the identity that a connect uses. */
 export class Whoami extends NsmCommand {
-  static override description = 'Exits with 4 when this machine has no identity, or an expired one.'
+  static override description =
+    'For a person also where the refresh token rests, and why in no safer place. Exits with 4 when this machine has no\n' +
+    'identity, or an expired one.'
   static override examples = ['nsm whoami', 'nsm whoami --json']
 
   async run(): Promise<IdentityResult> {

@@ -1,3 +1,7 @@
+import type { StoreChoice, StoreName } from '../identity/secret-store.ts'
+
+export { storeChoices } from '../identity/secret-store.ts'
+
 /** The identity part of the background process. */
 export interface LoginApi {
   /** Turns an ID token into an identity that is kept and used until `logout`. Throws `IDENTITY`, `REFUSED`, `UNREACHABLE`. */
@@ -8,10 +12,17 @@ export interface LoginApi {
   whoami(): Promise<IdentityResult>
 }
 
-/** A join string that says where the server is, and the ID token for it. */
+/** A join string that says where the server is, and what a login at its issuer gave. */
 export interface LoginRequest {
   readonly joinString: string
   readonly idToken: string
+  /** At which issuer, as which client. */
+  readonly issuer: string
+  readonly clientId: string
+  /** With it the login is renewed without the person. */
+  readonly refreshToken?: string
+  /** Where it may rest. */
+  readonly store: StoreChoice
 }
 
 /** Answer to all three: who this machine is, or was; nothing beside the version when it is nobody. */
@@ -20,4 +31,19 @@ export interface IdentityResult {
   readonly spiffeId?: string
   /** Milliseconds since the Unix epoch; it is renewed before. */
   readonly notAfterMs?: number
+  /** Set when the identity came from a login. */
+  readonly login?: LoginView
+  /** What a person should know or do. */
+  readonly warnings?: readonly string[]
+}
+
+/** The login of a person. */
+export interface LoginView {
+  readonly issuer: string
+  /** Where the refresh token rests; with `none` the login ends with its session. */
+  readonly store: StoreName | 'none'
+  /** Why safer places did not take it. */
+  readonly reasons: readonly string[]
+  /** The issuer's word when it renews the login no more: log in again. */
+  readonly refused?: string
 }

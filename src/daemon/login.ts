@@ -5,25 +5,34 @@ import { loginByBrowser } from '../identity/oidc-code-flow.ts'
 import { type DevicePrompt, loginByDevice } from '../identity/oidc-device-flow.ts'
 import type { LoginIssuer } from '../identity/oidc-provider.ts'
 import { fetchConfiguration } from '../nsm/exchange.ts'
+import type { LoginRequest } from './login-protocol.ts'
 
 /** How a person is asked. */
 export interface LoginAround {
   readonly method: 'browser' | 'device'
+  /** True: the login is to outlast its session. */
+  readonly keep: boolean
   /** The page to open; with a code when it may be opened on any device. */
   readonly show: (prompt: Pick<DevicePrompt, 'page'> & Partial<DevicePrompt>) => void
   readonly signal: AbortSignal
 }
 
+/** What a login gave, and where. */
+export type Obtained = Pick<LoginRequest, 'idToken' | 'issuer' | 'clientId' | 'refreshToken'>
+
 /**
- * Has a person log in at the issuer of the server that a join string names, and gives the ID token. Throws `IDENTITY`,
+ * Has a person log in at the issuer of the server that a join string names, and gives the tokens. Throws `IDENTITY`,
  * `NOT_FOUND` when the server knows no issuer for people, `UNREACHABLE`.
  */
-export async function obtainIdToken(joinString: string, { method, show, signal }: LoginAround): Promise<string> {
-  const clock = keepingClock
-  const issuer = await findIssuer(joinString, signal)
-  return method === 'device'
-    ? loginByDevice(issuer, { show, clock, signal })
-    : loginByBrowser(issuer, { show: (page) => show({ page }), signal })
+export async function obtainLogin(joinString: string, around: LoginAround): Promise<Obtained> {
+  const { method, keep, show, signal } = around
+  const issuer = { ...(await findIssuer(joinString, signal)), keep }
+  const { idToken, refreshToken } =
+    method === 'device'
+      ? await loginByDevice(issuer, { show, clock: keepingClock, signal })
+      : await loginByBrowser(issuer, { show: (page) => show({ page }), signal })
+  const { url, clientId } = issuer
+  return { idToken, issuer: url, clientId, ...(refreshToken === undefined ? {} : { refreshToken }) }
 }
 
 async function findIssuer(joinString: string, signal: AbortSignal): Promise<LoginIssuer> {

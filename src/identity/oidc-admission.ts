@@ -2,7 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { type Claims, fillTemplate, unmatchedClaims } from './oidc-claims.ts'
 import { type FetchJson, fetchIssuerJson } from './oidc-fetch.ts'
 import type { OidcIssuer } from './oidc-issuers.ts'
-import { createIssuerKeys } from './oidc-keys.ts'
+import { createIssuerKeys, type IssuerKeys } from './oidc-keys.ts'
 import { oidcRefusal } from './oidc-refusal.ts'
 import type { OidcSessions } from './oidc-sessions.ts'
 import { verifyIdToken } from './oidc-verify.ts'
@@ -23,6 +23,8 @@ export interface Admitted {
 /** Turns ID tokens of known issuers into identities. */
 export interface OidcAdmission {
   readonly issuers: readonly OidcIssuer[]
+  /** Other issuers and rules take the place of these; the fetched keys of an issuer that stays are kept. */
+  setIssuers(issuers: readonly OidcIssuer[]): void
   /** Verifies, matches, and binds the token to the key of the request; throws with an `OidcReason`. */
   admit(token: string, publicKey: Uint8Array): Promise<Admitted>
   /**
@@ -42,11 +44,21 @@ export function createOidcAdmission(parts: {
   readonly clock: Clock
   readonly fetchJson?: FetchJson
 }): OidcAdmission {
-  const { issuers, sessions, clock, fetchJson = fetchIssuerJson } = parts
-  const believed = issuers.map((issuer) => ({ issuer, keys: createIssuerKeys({ url: issuer.url, fetchJson, clock }) }))
+  const { sessions, clock, fetchJson = fetchIssuerJson } = parts
+  const believe = (issuer: OidcIssuer) => {
+    const known = believed.find((one) => one.issuer.url === issuer.url)
+    return { issuer, keys: known?.keys ?? createIssuerKeys({ url: issuer.url, fetchJson, clock }) }
+  }
+  let believed: readonly { readonly issuer: OidcIssuer; readonly keys: IssuerKeys }[] = []
+  believed = parts.issuers.map(believe)
   let checks = 0
   return {
-    issuers,
+    get issuers() {
+      return believed.map(({ issuer }) => issuer)
+    },
+    setIssuers(issuers) {
+      believed = issuers.map(believe)
+    },
     async admit(token, publicKey) {
       if (checks >= checksMax) throw oidcRefusal('ISSUER_UNREACHABLE', 'too many tokens are being checked: try again')
       checks++
@@ -66,7 +78,7 @@ export function createOidcAdmission(parts: {
       const session = sessions.find(publicKey, nowMs)
       if (!session) return undefined
       if (nowMs >= session.endsMs) throw oidcRefusal('SESSION_ENDED', 'the session is over: show a new token')
-      const issuer = issuers.find(({ name }) => name === session.issuer)
+      const { issuer } = believed.find((one) => one.issuer.name === session.issuer) ?? {}
       const rule = issuer?.rules.find(({ name }) => name === session.rule)
       if (!rule) throw oidcRefusal('NO_RULE', 'the rule that admitted this identity is gone from the server')
       sessions.begin(newKey, session)

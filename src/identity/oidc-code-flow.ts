@@ -1,7 +1,16 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { errorWord, findEndpoints, idTokenOf, type LoginIssuer, loginFailed, postForm } from './oidc-provider.ts'
+import {
+  errorWord,
+  findEndpoints,
+  type LoginEndpoints,
+  type LoginIssuer,
+  type LoginTokens,
+  loginFailed,
+  postForm,
+  tokensOf,
+} from './oidc-provider.ts'
 
 /**
  * A login in the browser of this machine: authorization code with PKCE [RFC 7636], answered on a loopback address [RFC 8252
@@ -10,35 +19,47 @@ import { errorWord, findEndpoints, idTokenOf, type LoginIssuer, loginFailed, pos
 export async function loginByBrowser(
   issuer: LoginIssuer,
   { show, signal }: { readonly show: (url: string) => void; readonly signal: AbortSignal },
-): Promise<string> {
-  const { authorization, token } = await findEndpoints(issuer)
+): Promise<LoginTokens> {
+  const endpoints = await findEndpoints(issuer)
+  const { authorization, token } = endpoints
   if (authorization === undefined) throw loginFailed('the issuer has no login by browser: nsm login --method device')
   const [verifier, state, nonce] = [secret(), secret(), secret()]
   const callback = await listenForCode(state, signal)
   try {
     const { redirectUri } = callback
-    show(authorizationUrl(authorization, { issuer, verifier, state, nonce, redirectUri }))
+    show(authorizationUrl(authorization, { endpoints, clientId: issuer.clientId, verifier, state, nonce, redirectUri }))
     const code = await callback.code
     const form = { grant_type: 'authorization_code', client_id: issuer.clientId, redirect_uri: redirectUri }
-    const idToken = idTokenOf(await postForm(token, { ...form, code, code_verifier: verifier }, signal))
-    const { decodeJwt } = await import('jose')
-    if (decodeJwt(idToken)['nonce'] !== nonce) throw loginFailed('the ID token is of another login')
-    return idToken
+    const tokens = tokensOf(await postForm(token, { ...form, code, code_verifier: verifier }, signal))
+    if ((await nonceOf(tokens.idToken)) !== nonce) throw loginFailed('the ID token is of another login')
+    return tokens
   } finally {
     callback.close()
   }
 }
 
+async function nonceOf(idToken: string): Promise<unknown> {
+  const { decodeJwt } = await import('jose')
+  try {
+    return decodeJwt(idToken)['nonce']
+  } catch {
+    throw loginFailed('the issuer gave an ID token that cannot be read')
+  }
+}
+
 function authorizationUrl(
   endpoint: string,
-  asked: Readonly<Record<'verifier' | 'state' | 'nonce' | 'redirectUri', string>> & { readonly issuer: LoginIssuer },
+  asked: Readonly<Record<'clientId' | 'verifier' | 'state' | 'nonce' | 'redirectUri', string>> & {
+    readonly endpoints: LoginEndpoints
+  },
 ): string {
   const url = new URL(endpoint)
   const parameters = {
     response_type: 'code',
-    client_id: asked.issuer.clientId,
+    client_id: asked.clientId,
     redirect_uri: asked.redirectUri,
-    scope: asked.issuer.scopes.join(' '),
+    scope: asked.endpoints.scope,
+    ...(asked.endpoints.isOffline ? { prompt: 'consent' } : {}),
     state: asked.state,
     nonce: asked.nonce,
     code_challenge: createHash('sha256').update(asked.verifier).digest('base64url'),
@@ -55,15 +76,19 @@ async function listenForCode(state: string, signal: AbortSignal) {
   // Closing may come before anybody waits for the code.
   code.catch(() => {})
   const stop = () => reject(signal.reason)
-  signal.addEventListener('abort', stop, { once: true })
   await once(server.listen(0, '127.0.0.1'), 'listening')
+  signal.addEventListener('abort', stop, { once: true })
+  if (signal.aborted) stop()
   const address = server.address()
   const host = `127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
+  let isAnswered = false
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
-    const { pathname, searchParams } = new URL(request.url ?? '/', `http://${host}`)
-    const isOurs = request.method === 'GET' && request.headers.host === host && pathname === '/callback'
-    if (!isOurs || searchParams.get('state') !== state)
+    const [path, query] = (request.url ?? '').split('?', 2)
+    const searchParams = new URLSearchParams(query)
+    const isOurs = request.method === 'GET' && request.headers.host === host && path === '/callback'
+    if (!isOurs || isAnswered || searchParams.get('state') !== state)
       return answer(response, 400, 'This is not the answer to a login.')
+    isAnswered = true
     const found = searchParams.get('code')
     if (found === null) reject(loginFailed(`the issuer refused (${errorWord(searchParams.get('error'))})`))
     else resolve(found)

@@ -1,5 +1,13 @@
 import { type Clock, sleep } from '../base/clock.ts'
-import { errorWord, findEndpoints, idTokenOf, type LoginIssuer, loginFailed, postForm } from './oidc-provider.ts'
+import {
+  errorWord,
+  findEndpoints,
+  type LoginIssuer,
+  type LoginTokens,
+  loginFailed,
+  postForm,
+  tokensOf,
+} from './oidc-provider.ts'
 
 /** What a person is shown: the page to open anywhere, and the code to compare there. */
 export interface DevicePrompt {
@@ -17,12 +25,12 @@ const waitMaxMs = 1_800_000
 export async function loginByDevice(
   issuer: LoginIssuer,
   around: { readonly show: (prompt: DevicePrompt) => void; readonly clock: Clock; readonly signal: AbortSignal },
-): Promise<string> {
+): Promise<LoginTokens> {
   const { show, clock, signal } = around
-  const { device, token } = await findEndpoints(issuer)
+  const { device, token, scope } = await findEndpoints(issuer)
   if (device === undefined) throw loginFailed('the issuer has no login by device: nsm login --method browser')
   const client = { client_id: issuer.clientId }
-  const begun = await postForm(device, { ...client, scope: issuer.scopes.join(' ') }, signal)
+  const begun = await postForm(device, { ...client, scope }, signal)
   const { device_code: secret, user_code: code, verification_uri: page } = begun
   if (typeof secret !== 'string' || !isShowable(code) || !isPage(page)) {
     throw loginFailed(`the issuer began no login (${errorWord(begun['error'])})`)
@@ -35,7 +43,7 @@ export async function loginByDevice(
     await sleep(clock, intervalMs, signal)
     const answer = await postForm(token, form, signal)
     if (answer['error'] === 'slow_down') intervalMs += slowDownMs
-    else if (answer['error'] !== 'authorization_pending') return idTokenOf(answer)
+    else if (answer['error'] !== 'authorization_pending') return tokensOf(answer)
   }
   throw loginFailed('nobody confirmed the login in time')
 }

@@ -8,12 +8,14 @@ const joinString = 'nsm://192.0.2.1:5001/?td=acme.example&pin=x'
 const terminal = { isTerminal: true, environment: { NSM_JOIN_STRING: joinString } }
 
 describe('login', () => {
-  test('shows the page on standard error, hands the token on and prints who this machine is', async () => {
+  test('shows the page on standard error, hands the tokens on and prints who this machine is', async () => {
     const { exitCode, out, err, call } = await run(['login', '--method', 'browser'], terminal)
     expect(exitCode).toBe(0)
     expect(err).toContain('  https://issuer.example/')
     expect(out).toBe('spiffe://acme.example/user/alice  valid until 2026-01-01T13:00:00.000Z')
-    expect(call('login')).toEqual({ joinString, idToken: 'canary.b.c' })
+    const tokens = { idToken: 'canary.b.c', refreshToken: 'canary-refresh' }
+    const where = { issuer: 'https://issuer.example', clientId: 'nsm-cli', store: 'auto' }
+    expect(call('login')).toEqual({ joinString, ...tokens, ...where })
     expect(out + err).not.toContain('canary')
   })
 
@@ -26,7 +28,7 @@ describe('login', () => {
       ...terminal,
       environment: { ...terminal.environment, ...environment },
     })
-    expect(call('obtainIdToken')).toEqual({ joinString, method })
+    expect(call('obtainLogin')).toEqual({ joinString, method, keep: true })
     expect(err.includes('ABCD')).toBe(method === 'device')
   })
 
@@ -39,7 +41,7 @@ describe('login', () => {
     expect(JSON.parse(asked.out)).toMatchObject({
       error: { code: 'IDENTITY', next: expect.stringContaining('--method') },
     })
-    expect(asked.call('obtainIdToken')).toBeUndefined()
+    expect(asked.call('obtainLogin')).toBeUndefined()
     expect((await run(['login', '--method', 'device'], options)).exitCode).toBe(0)
   })
 
@@ -50,6 +52,21 @@ describe('login', () => {
     vi.stubEnv('NSM_JOIN', '/nonexistent')
     expect((await run(['login', '--method', 'device'], terminal)).exitCode).toBe(2)
     vi.unstubAllEnvs()
+  })
+
+  test.each([
+    ['--store keychain', ['--store', 'keychain'], {}, 'keychain', true],
+    ['the variable', [], { NSM_LOGIN_STORE: 'file' }, 'file', true],
+    ['--store none, with which no refresh token is asked for', ['--store', 'none'], {}, 'none', false],
+  ])('keeps the login where it is told by %s', async (_what, args, environment, store, keep) => {
+    for (const [name, value] of Object.entries(environment)) vi.stubEnv(name, value)
+    const { call } = await run(['login', '--method', 'device', ...args], terminal)
+    vi.unstubAllEnvs()
+    expect([call('login'), call('obtainLogin')]).toMatchObject([{ store }, { keep }])
+  })
+
+  test('knows no other place', async () => {
+    expect((await run(['login', '--method', 'device', '--store', 'keyutils'], terminal)).exitCode).toBe(2)
   })
 
   test('that fails ends with its code', async () => {
@@ -68,6 +85,38 @@ describe('logout and whoami', () => {
   test('whoami prints the identity', async () => {
     const { exitCode, out } = await run(['whoami'])
     expect({ exitCode, out }).toEqual({ exitCode: 0, out: expect.stringContaining('valid until') })
+  })
+
+  test('logout says on standard error what did not succeed', async () => {
+    const warnings = ['the issuer is not told: it \u001b[2Jdoes not answer']
+    const { exitCode, out, err } = await run(['logout'], { identity: { ...someIdentity, warnings } })
+    expect({ exitCode, out, err }).toEqual({
+      exitCode: 0,
+      out: 'spiffe://acme.example/user/alice  forgotten',
+      err: '# the issuer is not told: it \\x1b[2Jdoes not answer',
+    })
+  })
+
+  const issuer = 'https://login.acme.example'
+  test.each([
+    [{ store: 'keychain', reasons: [] }, `${issuer}: the login renews itself, its refresh token is in the keychain`],
+    [
+      { store: 'encrypted-file', reasons: ['keychain: there is no D-Bus session'] },
+      `${issuer}: the login renews itself, its refresh token is in the encrypted file (keychain: there is no D-Bus session)`,
+    ],
+    [{ store: 'file', reasons: [] }, `${issuer}: the login renews itself, its refresh token is in the plain file`],
+    [{ store: 'none', reasons: [] }, `${issuer}: the login ends with its session, no refresh token is kept`],
+    [
+      { store: 'none', reasons: ['the issuer gave no refresh token'] },
+      `${issuer}: the login ends with its session, no refresh token is kept (the issuer gave no refresh token)`,
+    ],
+    [
+      { store: 'none', reasons: [], refused: 'invalid_grant' },
+      `${issuer} renews the login no more (invalid_grant): log in again with nsm login`,
+    ],
+  ] as const)('whoami says of the login %j where it rests', async (login, text) => {
+    const { out } = await run(['whoami'], { identity: { ...someIdentity, login: { issuer, ...login } } })
+    expect(out.split('\n').slice(1)).toEqual([`# ${text}`])
   })
 
   test('the text of an expired identity and of none says so', () => {

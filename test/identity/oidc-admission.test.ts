@@ -31,7 +31,8 @@ const rule = {
 function admission(change: { readonly rules?: readonly object[]; readonly path?: string } = {}): OidcAdmission {
   const { rules = [rule], path = ':memory:' } = change
   const entry = { name: 'ci', issuer: issuer.url, rules }
-  const issuers = rules.length === 0 ? [] : parseIssuers(JSON.stringify({ issuers: [entry] }), 'test.internal')
+  const issuers =
+    rules.length === 0 ? [] : parseIssuers(JSON.stringify({ issuers: [entry] }), 'issuers.json', 'test.internal')
   return createOidcAdmission({ issuers, sessions: openOidcSessions(path), clock })
 }
 
@@ -189,7 +190,7 @@ describe('a token', () => {
 
 describe('a session', () => {
   test('goes on with each new key until its end, and no longer', async () => {
-    const admitting = admission({ rules: [{ ...rule, max_session_seconds: 5_400 }] })
+    const admitting = admission({ rules: [{ ...rule, max_session: '90m' }] })
     const [first, second, third] = [key(), key(), key()]
     await admitting.admit(await issuer.token(good), first)
     await clock.advance(3_000_000)
@@ -273,7 +274,7 @@ describe('the keys of an issuer', () => {
       return { issuer: issuer.url, ...document }
     }
     const entry = { name: 'ci', issuer: issuer.url, rules: [rule] }
-    const issuers = parseIssuers(JSON.stringify({ issuers: [entry] }), 'test.internal')
+    const issuers = parseIssuers(JSON.stringify({ issuers: [entry] }), 'issuers.json', 'test.internal')
     const admitting = createOidcAdmission({ issuers, sessions: openOidcSessions(':memory:'), clock, fetchJson })
     await expect(admitting.admit(await issuer.token(good), key())).rejects.toMatchObject({ code: 'UNREACHABLE' })
     expect(asked).toHaveLength(1)

@@ -1,8 +1,7 @@
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { type DevicePrompt, loginByDevice } from '../../src/identity/oidc-device-flow.ts'
+import { scriptedIssuer } from '../support/scripted-issuer.ts'
 
 /* What the real provider does not do on demand: a slow, a late and a hostile issuer. */
 
@@ -10,18 +9,11 @@ const begun = { device_code: 'canary', user_code: 'ABCD', verification_uri: 'htt
 
 /** An issuer that begins a login with a document and then gives these answers, the last one again and again. */
 async function issuerOf(beginning: object, answers: readonly object[]) {
-  const forms: URLSearchParams[] = []
-  const server = createServer(async (request, response) => {
-    const body = await request.setEncoding('utf8').toArray()
-    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-    const endpoints = { issuer: url, token_endpoint: `${url}/token`, device_authorization_endpoint: `${url}/device` }
-    if (request.url === '/token') forms.push(new URLSearchParams(body.join('')))
-    const answer = request.url === '/token' ? (answers[forms.length - 1] ?? answers.at(-1)) : beginning
-    response.end(JSON.stringify(request.url?.startsWith('/.well-known') ? endpoints : answer))
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void server.close())
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, forms }
+  let asked = 0
+  const issuer = await scriptedIssuer(({ endpoint }) =>
+    endpoint === 'token' ? (answers[asked++] ?? answers.at(-1) ?? {}) : beginning,
+  )
+  return { url: issuer.url, forms: () => issuer.forms('token') }
 }
 
 /** Logs in on a clock whose waits take no time but count. */
@@ -51,10 +43,10 @@ test('loginByDevice asks at the interval of the issuer, and 5 s slower each time
   ]
   const { url, forms } = await issuerOf({ ...begun, interval: 2, expires_in: 600 }, answers)
   const { result, waits, prompts } = await login(url)
-  expect(result).toBe('a.b.c')
+  expect(result).toEqual({ idToken: 'a.b.c', refreshToken: undefined })
   expect(waits).toEqual([2_000, 2_000, 7_000, 12_000])
   expect(prompts).toEqual([{ page: begun.verification_uri, code: 'ABCD' }])
-  expect(Object.fromEntries(forms[0] ?? [])).toEqual({
+  expect(Object.fromEntries(forms()[0] ?? [])).toEqual({
     client_id: 'nsm-cli',
     grant_type: 'urn:ietf:params:oauth:grant-type:device_code',
     device_code: 'canary',
@@ -67,7 +59,7 @@ test.each([
 ])('loginByDevice asks until %s', async (_what, change, asked) => {
   const { url, forms } = await issuerOf({ ...begun, ...change }, [{ error: 'authorization_pending' }])
   expect((await login(url)).result).toMatchObject({ code: 'IDENTITY', message: expect.stringContaining('in time') })
-  expect(forms).toHaveLength(asked)
+  expect(forms()).toHaveLength(asked)
 })
 
 test.each([

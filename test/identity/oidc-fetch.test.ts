@@ -1,7 +1,8 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { fetchIssuerJson, isLinkLocal } from '../../src/identity/oidc-fetch.ts'
+import { isLinkLocal } from '../../src/identity/fetch-document.ts'
+import { fetchIssuerJson } from '../../src/identity/oidc-fetch.ts'
 
 vi.mock('node:dns', async (original) => {
   const names: Record<string, string> = { 'metadata.example': '169.254.169.254', 'issuer.example': '127.0.0.1' }
@@ -41,6 +42,11 @@ test.each([
   ['::ffff:169.254.169.254', true],
   ['::ffff:a9fe:a9fe', true],
   ['fe80::1', true],
+  ['fe80::1%eth0', true],
+  ['64:ff9b::a9fe:a9fe', true],
+  ['fd00:ec2::254', true],
+  ['64:ff9b::a00:1', false],
+  ['fd00::1', false],
   ['[febf::1]', true],
   ['169.253.1.1', false],
   ['fec0::1', false],

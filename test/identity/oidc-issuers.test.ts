@@ -5,7 +5,7 @@ const rule = { name: 'deploy', match: { repository_id: '5678' }, id: '/ci/github
 const issuer = { name: 'github', issuer: 'https://token.actions.githubusercontent.com', rules: [rule] }
 
 function parse(...issuers: unknown[]) {
-  return parseIssuers(JSON.stringify({ issuers }), 'acme.example')
+  return parseIssuers(JSON.stringify({ issuers }), 'issuers.json', 'acme.example')
 }
 
 describe('parseIssuers', () => {
@@ -31,12 +31,12 @@ describe('parseIssuers', () => {
   })
 
   test('takes lists of values, bounds and an audience', () => {
-    const full = { ...rule, match: { event_name: ['push', 'tag'] }, ttl_seconds: 60, max_session_seconds: 600 }
+    const full = { ...rule, match: { event_name: ['push', 'tag'] }, ttl: '60s', max_session: '10m' }
     const [parsed] = parse({
       ...issuer,
       audience: 'x',
       algorithms: ['ES384'],
-      max_token_age_seconds: 30,
+      max_token_age: '30s',
       rules: [full],
     })
     expect(parsed).toMatchObject({ audience: 'x', algorithms: ['ES384'], tokenAgeMaxMs: 30_000 })
@@ -73,18 +73,28 @@ describe('parseIssuers', () => {
     ['a claim that is a part of a segment', withRule({ id: '/ci/{a}-{b}' }), 'whole segment'],
     ['an ID without a slash', withRule({ id: 'ci/{sub}' }), 'whole segment'],
     ['an ID with dots', withRule({ id: '/ci/../server' }), 'whole segment'],
-    ['a life of days', withRule({ ttl_seconds: 86_401 }), 'ttl_seconds'],
+    ['a life of days', withRule({ ttl: '24h1s' }), '.ttl'],
     ['scopes without a client', { ...issuer, scopes: ['openid'] }, 'client_id'],
     ['a client without openid', { ...issuer, client_id: 'a', scopes: ['email'] }, 'openid'],
-    ['half a second', withRule({ ttl_seconds: 0.5 }), 'ttl_seconds'],
+    ['a life without a unit', withRule({ ttl: 3600 }), '.ttl'],
   ])('refuses %s', (_what, entry, place) => {
     const parsing = () => parse(entry)
     expect(parsing).toThrow(expect.objectContaining({ code: 'USAGE', message: expect.stringContaining(place) }))
   })
 
-  test('refuses text that is no JSON, and a file that is no object', () => {
-    expect(() => parseIssuers('issuers: []', 'a.example')).toThrow(expect.objectContaining({ code: 'USAGE' }))
-    expect(() => parseIssuers('[]', 'a.example')).toThrow(expect.objectContaining({ code: 'USAGE' }))
+  test('takes YAML too', () => {
+    const yaml =
+      'issuers:\n  - name: a\n    issuer: https://a.example\n    rules:\n      - { name: r, match: { x: "1" }, id: "/ci/{x}", ttl: 90s }\n'
+    expect(parseIssuers(yaml, 'issuers.yaml', 'a.example')[0]?.rules[0]).toMatchObject({ ttlMs: 90_000 })
+  })
+
+  test('refuses text that is no object, with file and line', () => {
+    for (const text of ['{issuers: [', '[]', 'issuers', '']) {
+      const parsing = () => parseIssuers(text, 'issuers.json', 'a.example')
+      expect(parsing, text).toThrow(
+        expect.objectContaining({ code: 'USAGE', message: expect.stringContaining('issuers.json line 1:') }),
+      )
+    }
   })
 
   test('refuses two issuers that could name the same machine', () => {

@@ -5,6 +5,7 @@ import { systemClock } from '../../src/base/clock.ts'
 import { loginByBrowser } from '../../src/identity/oidc-code-flow.ts'
 import { type DevicePrompt, loginByDevice } from '../../src/identity/oidc-device-flow.ts'
 import { browse, loginClient, startLoginProvider } from '../support/login-provider.ts'
+import { scriptedIssuer } from '../support/scripted-issuer.ts'
 
 let provider: Awaited<ReturnType<typeof startLoginProvider>>
 const person = { login: 'alice', password: 'any' }
@@ -27,7 +28,7 @@ describe('loginByBrowser', () => {
       asked.push(new URL(url))
       pages.push(browse(url, person))
     }
-    const claims = decodeJwt(await loginByBrowser(issuer(), { show, signal: signal() }))
+    const claims = decodeJwt((await loginByBrowser(issuer(), { show, signal: signal() })).idToken)
     expect(claims).toMatchObject({ iss: provider.url, aud: loginClient, sub: 'alice' })
     const parameters = Object.fromEntries(asked[0]?.searchParams ?? [])
     expect(parameters).toMatchObject({ code_challenge_method: 'S256', scope: 'openid', response_type: 'code' })
@@ -35,6 +36,32 @@ describe('loginByBrowser', () => {
     const page = await pages[0]
     expect(await page?.text()).toContain('go back to nsm')
     expect(page?.headers.get('content-security-policy')).toBe("default-src 'none'")
+  })
+
+  test('gets a refresh token when one is wanted, for which the person is asked', async () => {
+    const asked: URL[] = []
+    const show = (url: string) => {
+      asked.push(new URL(url))
+      void browse(url, person)
+    }
+    const { refreshToken } = await loginByBrowser({ ...issuer(), keep: true }, { show, signal: signal() })
+    expect(refreshToken).toBe(provider.issued.at(-1))
+    const parameters = Object.fromEntries(asked[0]?.searchParams ?? [])
+    expect(parameters).toMatchObject({ scope: 'openid offline_access', prompt: 'consent' })
+  })
+
+  test('asks for no refresh token at an issuer that does not say that it has them', async () => {
+    const { url } = await scriptedIssuer(() => ({}), { authorization: 'https://issuer.example/login' })
+    const asked: URL[] = []
+    const stop = new AbortController()
+    const show = (page: string) => {
+      asked.push(new URL(page))
+      stop.abort(new RangeError('seen'))
+    }
+    const login = loginByBrowser({ url, clientId: 'x', scopes: ['openid'], keep: true }, { show, signal: stop.signal })
+    await expect(login).rejects.toThrow('seen')
+    const parameters = Object.fromEntries(asked[0]?.searchParams ?? [])
+    expect([parameters['scope'], parameters['prompt']]).toEqual(['openid', undefined])
   })
 
   test('answers a wrong state, path, method and host with 400, and the login goes on', async () => {
@@ -48,13 +75,51 @@ describe('loginByBrowser', () => {
         { url: `${redirect}x?code=x&state=${state}` },
         { url: `${redirect}?code=x&state=${state}`, method: 'POST' },
         { url: `${redirect}?code=x&state=${state}`, host: 'evil.example' },
+        // None of them is a URL, and nobody but the sender is to suffer from it.
+        ...['//', '//?', 'http://', '*'].map((path) => ({ url: redirect, path })),
       ]
       for (const one of hostile) statuses.push(await statusOf(one))
       await browse(url, person)
     }
-    const idToken = await loginByBrowser(issuer(), { show: (url) => void show(url), signal: signal() })
+    const { idToken } = await loginByBrowser(issuer(), { show: (url) => void show(url), signal: signal() })
     expect(decodeJwt(idToken).sub).toBe('alice')
-    expect(statuses).toEqual([400, 400, 400, 400, 400])
+    expect(statuses).toEqual(new Array(9).fill(400))
+  })
+
+  test('takes one answer: a second one gets 400', async () => {
+    const statuses: (number | undefined)[] = []
+    const { promise: asked, resolve: hasAsked } = Promise.withResolvers<void>()
+    const { promise: seen, resolve: hasSeen } = Promise.withResolvers<void>()
+    const answer = async () => {
+      hasAsked()
+      await seen
+      return { error: 'invalid_grant' }
+    }
+    const { url } = await scriptedIssuer(answer, { authorization: 'https://issuer.example/login' })
+    const show = async (page: string) => {
+      const { searchParams } = new URL(page)
+      const back = `${searchParams.get('redirect_uri')}?code=x&state=${searchParams.get('state')}`
+      statuses.push(await statusOf({ url: back }))
+      await asked
+      statuses.push(await statusOf({ url: back }))
+      hasSeen()
+    }
+    const login = loginByBrowser(
+      { url, clientId: 'x', scopes: ['openid'] },
+      { show: (page) => void show(page), signal: signal() },
+    )
+    await expect(login).rejects.toMatchObject({ code: 'IDENTITY' })
+    expect(statuses).toEqual([200, 400])
+  })
+
+  test.each(['', 'x', 'a.b.c', `${btoa('{}')}.${btoa('[')}.`])('refuses %j as an ID token', async (idToken) => {
+    const { url } = await scriptedIssuer(() => ({ id_token: idToken }), { authorization: 'https://issuer.example/login' })
+    const show = (page: string) => {
+      const { searchParams } = new URL(page)
+      void fetch(`${searchParams.get('redirect_uri')}?code=x&state=${searchParams.get('state')}`)
+    }
+    const login = loginByBrowser({ url, clientId: 'x', scopes: ['openid'] }, { show, signal: signal() })
+    await expect(login).rejects.toMatchObject({ code: 'IDENTITY' })
   })
 
   test.each([
@@ -95,12 +160,21 @@ describe('loginByBrowser', () => {
   })
 })
 
+test('loginByBrowser ends with a signal that came before there was a page', async () => {
+  const stop = new AbortController()
+  const login = loginByBrowser(issuer(), { show: () => {}, signal: stop.signal })
+  stop.abort(new RangeError('stopped'))
+  await expect(login).rejects.toThrow('stopped')
+})
+
 describe('loginByDevice', () => {
   const login = (show: (prompt: DevicePrompt) => void, clientId = loginClient) =>
     loginByDevice({ ...issuer(), clientId }, { show, clock: quickClock, signal: signal() })
 
   test('waits for a person who types the code into a page elsewhere', async () => {
-    const idToken = await login(({ page, code }) => void browse(page, { ...person, user_code: code }).catch(() => {}))
+    const { idToken } = await login(
+      ({ page, code }) => void browse(page, { ...person, user_code: code }).catch(() => {}),
+    )
     expect(decodeJwt(idToken)).toMatchObject({ iss: provider.url, aud: loginClient, sub: 'alice' })
   })
 
@@ -124,11 +198,16 @@ test('an issuer that does not answer is UNREACHABLE, in both ways', async () => 
   await expect(loginByDevice(gone, around)).rejects.toMatchObject({ code: 'UNREACHABLE' })
 })
 
-function statusOf(asked: { readonly url: string; readonly method?: string; readonly host?: string }) {
-  const { url, method = 'GET', host } = asked
+function statusOf(asked: {
+  readonly url: string
+  readonly method?: string
+  readonly host?: string
+  readonly path?: string
+}) {
+  const { url, method = 'GET', host, path } = asked
   return new Promise<number | undefined>((resolve, reject) => {
-    const headers = host === undefined ? {} : { host }
-    const sent = request(url, { method, headers }, (response) => resolve(response.resume().statusCode))
+    const options = { method, ...(host === undefined ? {} : { headers: { host } }), ...(path === undefined ? {} : { path }) }
+    const sent = request(url, options, (response) => resolve(response.resume().statusCode))
     sent.once('error', reject)
     sent.end()
   })

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from 'node:crypto'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Provider } from 'oidc-provider'
@@ -5,27 +6,72 @@ import { Provider } from 'oidc-provider'
 /** The client of the tests at the provider. */
 export const loginClient = 'nsm-cli'
 
-/** A real OpenID provider on loopback where anybody logs in with any password. */
-export async function startLoginProvider(): Promise<{ readonly url: string; close(): Promise<void> }> {
+/** A provider that runs. */
+export interface LoginProvider {
+  readonly url: string
+  /** Bodies of the requests to its token and revocation endpoints, the newest last. */
+  readonly asked: URLSearchParams[]
+  /** Refresh tokens that it gave, the newest last. */
+  readonly issued: string[]
+  /** True: it takes connections and answers none with anything but an error. */
+  isAway: boolean
+  close(): Promise<void>
+}
+
+/** A real OpenID provider on loopback where anybody logs in with any password; it rotates refresh tokens. */
+export async function startLoginProvider(
+  settings: {
+    readonly refreshSeconds?: number
+    /** What it says of everybody beside `sub`, each in a scope of its own. */
+    readonly claims?: Readonly<Record<string, unknown>>
+  } = {},
+): Promise<LoginProvider> {
   let handler: RequestListener = () => {}
-  const server = createServer((request, response) => handler(request, response))
+  const asked: URLSearchParams[] = []
+  const issued: string[] = []
+  const server = createServer((request, response) => {
+    if (provider.isAway) return void response.writeHead(503).end('away')
+    if (/^\/token/.test(request.url ?? '')) {
+      const parts: Buffer[] = []
+      request.on('data', (part) => parts.push(part))
+      request.once('end', () => asked.push(new URLSearchParams(Buffer.concat(parts).toString())))
+    }
+    handler(request, response)
+  })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-  const grants = ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code']
+  const grants = ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code', 'refresh_token']
   const client = {
     ...{ client_id: loginClient, application_type: 'native', token_endpoint_auth_method: 'none' },
+    // Random, so that two tokens of one second differ.
+    id_token_signed_response_alg: 'ES256',
     ...{ grant_types: grants, response_types: ['code'], redirect_uris: ['http://127.0.0.1/callback'] },
   }
-  const features = { deviceFlow: { enabled: true }, devInteractions: { enabled: true } }
-  handler = new Provider(url, { clients: [client], features, cookies: { keys: ['test'] } }).callback()
-  return {
-    url,
+  const features = { deviceFlow: { enabled: true }, devInteractions: { enabled: true }, revocation: { enabled: true } }
+  const ttl = settings.refreshSeconds === undefined ? {} : { ttl: { RefreshToken: settings.refreshSeconds } }
+  const jwks = { keys: [generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' })] }
+  const { claims = {} } = settings
+  const about = {
+    claims: { openid: ['sub'], ...Object.fromEntries(Object.keys(claims).map((name) => [name, [name]])) },
+    conformIdTokenClaims: false,
+    findAccount: async (_: unknown, sub: string) => ({ accountId: sub, claims: async () => ({ ...claims, sub }) }),
+  }
+  const cookies = { keys: ['test'] }
+  const engine = new Provider(url, { clients: [client], features, jwks, cookies, ...about, ...ttl })
+  engine.on('grant.success', ({ body }) => {
+    const given = typeof body === 'object' && body !== null && 'refresh_token' in body ? body.refresh_token : undefined
+    if (typeof given === 'string') issued.push(given)
+  })
+  handler = engine.callback()
+  const provider: LoginProvider = {
+    ...{ url, asked, issued, isAway: false },
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())
         server.closeAllConnections()
       }),
   }
+  return provider
 }
 
 /** A person with a browser: follows redirects with cookies and fills in each form it is shown, until none is left. */

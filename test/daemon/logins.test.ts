@@ -1,0 +1,329 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { type Clock, systemClock } from '../../src/base/clock.ts'
+import { NsmError } from '../../src/base/errors.ts'
+import { createLog } from '../../src/base/log.ts'
+import type { Settings } from '../../src/base/settings.ts'
+import { obtainLogin } from '../../src/daemon/login.ts'
+import type { LoginRequest } from '../../src/daemon/login-protocol.ts'
+import { startRuntime } from '../../src/daemon/runtime.ts'
+import { type RunningServe, startServe } from '../../src/daemon/serve.ts'
+import { Sessions } from '../../src/daemon/sessions.ts'
+import { loadEnrolment, saveEnrolment } from '../../src/identity/enrolment-file.ts'
+import { refreshLogin } from '../../src/identity/oidc-refresh.ts'
+import { authorityOf, identityOf } from '../identity/fixtures.ts'
+import { createFakeClock } from '../support/fake-clock.ts'
+import { browse, type LoginProvider, loginClient, startLoginProvider } from '../support/login-provider.ts'
+
+/* A person who logs in once and stays: a real OpenID provider that rotates refresh tokens, a real server. */
+
+let dir: string
+let provider: LoginProvider
+const closers: (() => Promise<unknown>)[] = []
+const signal = AbortSignal.timeout(120_000)
+const logged: string[] = []
+const log = createLog({ level: 'debug', format: 'text', write: (line) => void logged.push(line), wallMs: Date.now })
+
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'nsm-renewal-'))
+  provider = await startLoginProvider()
+  logged.length = 0
+})
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close()
+  await provider.close()
+  await rm(dir, { recursive: true, force: true })
+})
+
+async function serve(
+  times = { ttl: '2h', max_session: '3h' },
+  jobs?: { readonly url: string; readonly allowed: readonly string[] },
+): Promise<RunningServe> {
+  const rules = [{ name: 'staff', match: { sub: ['alice', 'bob'] }, id: '/user/{sub}', ...times }]
+  const issuers = [{ name: 'staff', issuer: provider.url, client_id: loginClient, rules }]
+  const path = join(dir, 'issuers.json')
+  await writeFile(path, JSON.stringify({ issuers }))
+  const running = await startServe(
+    {
+      ...{ service: 'blue', prefixes: ['10.64.0.0/16'], dnsDomain: 'blue.nsm.internal', trustDomain: 'test.internal' },
+      ...{ stateDir: join(dir, 'server'), runtimeDir: join(dir, 'server', 'run') },
+      ...{ listen: '127.0.0.1:0', wireguardPort: 0, issuers: jobs ?? { path } },
+    },
+    log,
+  )
+  closers.push(running.stop)
+  return running
+}
+
+/** The machine of the person, on a clock that the test sets; only what waits for an answer waits. */
+function laptop(): { readonly sessions: Sessions; setAhead(byMs: number): void } {
+  let aheadMs = 0
+  const clock: Clock = {
+    ...systemClock,
+    wallMs: () => systemClock.wallMs() + aheadMs,
+    after: (delayMs, action) => systemClock.after(delayMs < 30_000 ? delayMs : 10, action),
+  }
+  const sessions = new Sessions({ settings: settings(), clock, log, environment: {} })
+  closers.push(() => sessions.close())
+  const setAhead = (byMs: number) => {
+    aheadMs = byMs
+  }
+  return { sessions, setAhead }
+}
+
+function settings(): Settings {
+  const dirs = { stateDir: join(dir, 'laptop'), runtimeDir: join(dir, 'laptop', 'run') }
+  return { ...dirs, logLevel: 'info', resolvConf: join(dir, 'resolv.conf') }
+}
+
+async function logIn(joinString: string, login: string, store: LoginRequest['store'] = 'file'): Promise<LoginRequest> {
+  const show = ({ page }: { readonly page: string }) => void browse(page, { login, password: 'x' })
+  const keep = store !== 'none'
+  return { joinString, ...(await obtainLogin(joinString, { method: 'browser', keep, show, signal })), store }
+}
+
+const tokenPath = () => join(dir, 'laptop', 'identities', 'test.internal.refresh-token')
+const enrolmentPath = () => join(dir, 'laptop', 'identities', 'test.internal.json')
+const stored = () => readFileSync(tokenPath(), 'utf8')
+const refreshes = () => provider.asked.filter((form) => form.get('grant_type') === 'refresh_token')
+const revocations = () => provider.asked.filter((form) => form.has('token'))
+const useElsewhere = (refreshToken: string) =>
+  refreshLogin({ url: provider.url, clientId: loginClient, scopes: [] }, refreshToken)
+
+/** Logs alice in, and opens what a connect opens. */
+async function connected(store: LoginRequest['store'] = 'file') {
+  const running = await serve()
+  const { openJoinString: joinString = '' } = running
+  const machine = laptop()
+  const request = await logIn(joinString, 'alice', store)
+  const who = await machine.sessions.login(request, signal)
+  const { source } = await machine.sessions.open({}, signal)
+  // The server's clock stands where it stood: one renewal, then the laptop's does too.
+  source.onChange(() => machine.setAhead(0))
+  const renewed = async () => {
+    const { svid } = source.current()
+    machine.setAhead(70 * 60_000)
+    await expect.poll(() => source.current().svid === svid, { timeout: 20_000 }).toBe(false)
+  }
+  return { ...machine, running, joinString, request, who, source, renewed }
+}
+
+test('a person logs in, and the laptop is theirs until they log out', async () => {
+  const { who, source, sessions } = await connected('none')
+  expect(who.spiffeId).toBe('spiffe://test.internal/user/alice')
+  expect((who.notAfterMs ?? 0) - Date.now()).toBeLessThanOrEqual(7_200_000)
+  const session = await sessions.open({}, signal)
+  expect((await session.registry.findServices({}, signal)).map(({ name }) => name)).toEqual(['blue'])
+  expect(session.source).toBe(source)
+  await sessions.close()
+
+  const { sessions: restarted } = laptop()
+  expect(await restarted.whoami()).toEqual(who)
+  expect((await restarted.open({}, signal)).source.current().svid.spiffeId).toBe(who.spiffeId)
+  expect(await restarted.logout()).toEqual(who)
+  expect(existsSync(enrolmentPath())).toBe(false)
+  expect(await restarted.whoami()).toEqual({ apiVersion: 'nsm/whoami/v1' })
+  await expect(restarted.open({}, signal)).rejects.toMatchObject({ code: 'IDENTITY' })
+  expect(await restarted.logout()).toEqual({ apiVersion: 'nsm/whoami/v1' })
+})
+
+test('a server whose issuers are for jobs only has no login for people', async () => {
+  const { openJoinString = '' } = await serve(
+    { ttl: '2h', max_session: '3h' },
+    { url: provider.url, allowed: ['sub=x'] },
+  )
+  await expect(logIn(openJoinString, 'alice')).rejects.toMatchObject({ code: 'NOT_FOUND' })
+})
+
+describe('a login that is kept', () => {
+  test('renews the identity at half life with a fresh token, and the refresh token is used once', async () => {
+    const { renewed, request, source, who } = await connected()
+    expect(who.login).toEqual({ issuer: provider.url, store: 'file', reasons: [] })
+    expect(stored()).toBe(request.refreshToken)
+    await renewed()
+    const [first] = refreshes()
+    expect([refreshes().length, first?.get('refresh_token')]).toEqual([1, request.refreshToken])
+    expect(stored()).not.toBe(request.refreshToken)
+    expect(source.current().svid.spiffeId).toBe(who.spiffeId)
+    expect(logged.filter((line) => /identity issued for an ID token/.test(line))).toHaveLength(2)
+  })
+
+  test('that the issuer refuses says so, asks no more, and the identity goes on until the session ends', async () => {
+    const { renewed, sessions, request } = await connected()
+    // Somebody else has the token and uses it twice: the issuer sees that and ends the login for everybody.
+    await useElsewhere(request.refreshToken ?? '')
+    expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
+    await renewed()
+    expect(await sessions.logins.warnings()).toEqual([
+      expect.stringMatching(/^log in again with nsm login: .* \(invalid_grant\)$/),
+    ])
+    expect((await sessions.whoami()).login).toMatchObject({ store: 'none', refused: 'invalid_grant' })
+    expect(existsSync(tokenPath())).toBe(false)
+    const asked = refreshes().length
+    expect(asked).toBe(3)
+    await renewed()
+    expect(refreshes()).toHaveLength(asked)
+    await sessions.close()
+    // The next process knows it too.
+    const runtime = await startRuntime({ settings: settings(), clock: systemClock, log, onCount: () => {} })
+    closers.push(() => runtime.close())
+    expect((await runtime.status()).warnings).toEqual([expect.stringMatching(/^log in again with nsm login: /)])
+  })
+
+  test('whose refresh token ended by itself says so', async () => {
+    await provider.close()
+    provider = await startLoginProvider({ refreshSeconds: 1 })
+    const { renewed, sessions } = await connected()
+    const endMs = Date.now() + 1_500
+    await expect.poll(() => Date.now(), { timeout: 5_000 }).toBeGreaterThan(endMs)
+    await renewed()
+    expect(await sessions.logins.warnings()).toEqual([expect.stringContaining('invalid_grant')])
+  })
+
+  test('lives through an issuer that is away', async () => {
+    const { renewed, sessions, request } = await connected()
+    provider.isAway = true
+    await renewed()
+    expect(await sessions.logins.warnings()).toEqual([expect.stringContaining('trying again')])
+    expect(stored()).toBe(request.refreshToken)
+    provider.isAway = false
+    await renewed()
+    expect([refreshes().length, await sessions.logins.warnings()]).toEqual([1, []])
+  })
+
+  test('brings back an identity that expired while nothing ran, unless the issuer refuses', async () => {
+    const { sessions, who } = await connected()
+    await sessions.close()
+    await letExpire(who.spiffeId ?? '')
+    const next = laptop()
+    expect((await next.sessions.whoami()).notAfterMs).toBeLessThan(Date.now())
+    const { source } = await next.sessions.open({}, signal)
+    expect(source.current().svid.spiffeId).toBe(who.spiffeId)
+    expect(refreshes()).toHaveLength(1)
+
+    await next.sessions.close()
+    await letExpire(who.spiffeId ?? '')
+    const token = stored()
+    await useElsewhere(token)
+    await useElsewhere(token)
+    const last = laptop()
+    await expect(last.sessions.open({}, signal)).rejects.toMatchObject({
+      code: 'IDENTITY',
+      message: expect.stringContaining('invalid_grant'),
+      next: expect.stringContaining('nsm login'),
+    })
+    await expect(last.sessions.open({}, signal)).rejects.toMatchObject({ code: 'IDENTITY' })
+  })
+
+  test('that ends is taken back at the issuer, and nothing of it is left', async () => {
+    const { sessions, request, who } = await connected()
+    expect(await sessions.logout()).toEqual(who)
+    expect(readdirSync(join(dir, 'laptop', 'identities'))).toEqual([])
+    expect(revocations().map((form) => form.get('token'))).toEqual([request.refreshToken])
+    expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
+  })
+
+  test('that ends while the issuer is away is gone from here, and what did not succeed is told', async () => {
+    const { sessions } = await connected()
+    provider.isAway = true
+    expect((await sessions.logout()).warnings).toEqual([expect.stringMatching(/^the issuer is not told: /)])
+    expect(readdirSync(join(dir, 'laptop', 'identities'))).toEqual([])
+  })
+})
+
+test.each([
+  ['goes on beyond the longest session of the rule', 'file', 'SVID valid'],
+  ['without a refresh token ends with its session', 'none', 'IDENTITY'],
+] as const)('a login %s', async (_what, store, expected) => {
+  const { openJoinString: joinString = '' } = await serve({ ttl: '3s', max_session: '3s' })
+  const sessions = new Sessions({ settings: settings(), clock: systemClock, log, environment: {} })
+  closers.push(() => sessions.close())
+  await sessions.login(await logIn(joinString, 'alice', store), signal)
+  const { source } = await sessions.open({}, signal)
+  const state = () => {
+    try {
+      return source.current().svid.notAfterMs > Date.now() ? 'SVID valid' : 'late'
+    } catch (error) {
+      return error instanceof NsmError ? error.code : 'BUG'
+    }
+  }
+  const sessionEndMs = Date.now() + 3_000
+  await expect.poll(() => Date.now(), { timeout: 10_000 }).toBeGreaterThan(sessionEndMs + 1_000)
+  await expect.poll(state, { timeout: 10_000 }).toBe(expected)
+})
+
+describe('another login', () => {
+  test('of the same person takes the place of the first, and works', async () => {
+    const { sessions, joinString, request } = await connected()
+    const again = await logIn(joinString, 'alice')
+    await sessions.login(again, signal)
+    expect([stored(), again.refreshToken === request.refreshToken]).toEqual([again.refreshToken, false])
+    expect(await useElsewhere(stored())).toHaveProperty('tokens')
+  })
+
+  test('of another person ends the first one at the issuer', async () => {
+    const { sessions, joinString, request } = await connected()
+    await sessions.login(await logIn(joinString, 'bob'), signal)
+    expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
+    expect((await sessions.whoami()).spiffeId).toMatch('/user/bob')
+    expect(await useElsewhere(stored())).toHaveProperty('tokens')
+  })
+
+  test('whom no rule knows leaves the first one as it was', async () => {
+    const { sessions, joinString } = await connected()
+    const mallory = sessions.login(await logIn(joinString, 'mallory'), signal)
+    await expect(mallory).rejects.toMatchObject({ code: 'REFUSED', message: expect.stringContaining('NO_RULE') })
+    expect((await sessions.whoami()).spiffeId).toMatch('/user/alice')
+    expect(await useElsewhere(stored())).toHaveProperty('tokens')
+  })
+})
+
+describe('the refresh token', () => {
+  test.each([
+    ['nowhere, and is not asked for, with none', 'none', []],
+    ['nowhere when the only place that was asked for does not work', 'keychain', [/^keychain: .*D-Bus/]],
+  ] as const)('rests %s', async (_what, store, reasons) => {
+    const { who, request, renewed } = await connected(store)
+    expect(who.login).toMatchObject({ store: 'none', reasons: reasons.map((reason) => expect.stringMatching(reason)) })
+    expect(request.refreshToken === undefined).toBe(store === 'none')
+    // What nobody keeps is taken back at once.
+    if (request.refreshToken) expect(await useElsewhere(request.refreshToken)).toEqual({ refused: 'invalid_grant' })
+    await renewed()
+    expect(refreshes()).toHaveLength(request.refreshToken ? 1 : 0)
+  })
+
+  test('is in no log line, answer or file, but with --store file in that one alone', async () => {
+    const { renewed, request, sessions } = await connected()
+    await renewed()
+    const tokens = [request.refreshToken ?? '', stored()]
+    const answers = JSON.stringify([await sessions.whoami(), await sessions.logins.warnings(), logged])
+    for (const token of tokens) expect(answers).not.toContain(token)
+    const files = readdirSync(join(dir, 'laptop'), { recursive: true, withFileTypes: true })
+    const holders = files
+      .filter((file) => file.isFile())
+      .map((file) => join(file.parentPath, file.name))
+      .filter((path) => tokens.some((token) => readFileSync(path, 'latin1').includes(token)))
+    expect(holders).toEqual([tokenPath()])
+  })
+})
+
+test('an identity of a join token ends the login before it', async () => {
+  const { sessions, request, running } = await connected()
+  await sessions.close()
+  await rm(enrolmentPath())
+  await laptop().sessions.open({ joinString: running.joinString }, signal)
+  expect(existsSync(tokenPath())).toBe(false)
+  expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
+})
+
+/** Puts an SVID of long ago in the place of the stored one. */
+async function letExpire(spiffeId: string): Promise<void> {
+  const enrolment = await loadEnrolment(enrolmentPath())
+  if (!enrolment) throw new RangeError('nothing is stored')
+  const then = createFakeClock(Date.now() - 86_400_000)
+  const { svid } = identityOf(authorityOf('test.internal', then), new URL(spiffeId).pathname, then)
+  await saveEnrolment(enrolmentPath(), { ...enrolment, state: { ...enrolment.state, svid } })
+}
