@@ -22,6 +22,9 @@ export type AuditName =
   | 'dns.scope.refused'
   | 'socket.deny'
   | 'state.repaired'
+  | 'bundle.update'
+  | 'bundle.error'
+  | 'ca.rotate'
 
 /** One event; never holds a secret. Text of others may be of any length and content: the writer bounds and escapes it. */
 export interface AuditEvent {
