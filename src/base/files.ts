@@ -1,11 +1,16 @@
 import { constants } from 'node:fs'
-import { lstat, mkdir, open, readFile, rename, rm } from 'node:fs/promises'
+import { chmod, lstat, mkdir, open, readFile, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { NsmError } from './errors.ts'
+import { requireLinux } from './open.ts'
 
 /** Makes a private directory (0700 by default) and refuses one that another user owns or may write. */
 export async function makePrivateDir(path: string, mode = 0o700): Promise<void> {
-  await mkdir(path, { recursive: true, mode })
+  // Node shows no owners of files on Windows: nothing could be told from what somebody else has put there.
+  if (process.getuid === undefined) requireLinux('identities and connections are kept')
+  const made = await mkdir(path, { recursive: true, mode })
+  // The umask of a background process is narrower.
+  if (made !== undefined) await chmod(path, mode)
   const found = await lstat(path)
   if (!found.isDirectory()) throw unsafe(path, 'is not a directory')
   if (found.uid !== process.getuid?.()) throw unsafe(path, 'belongs to another user')

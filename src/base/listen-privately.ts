@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises'
+import { chmod, rm } from 'node:fs/promises'
 import type { Server } from 'node:net'
 import { NsmError } from './errors.ts'
 
@@ -8,11 +8,14 @@ import { NsmError } from './errors.ts'
  */
 export async function listenPrivately(server: Server, path: string): Promise<void> {
   await rm(path, { force: true })
-  const before = process.umask(0o177)
-  return new Promise<void>((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) => {
       reject(new NsmError('CONFLICT', `cannot listen on ${path}: ${cause.message}`, `remove ${path}`, { cause }))
     })
+    // The socket is made before `listen` returns. Files that others write meanwhile keep what their owner needs.
+    const before = process.umask(0o077)
     server.listen(path, resolve)
-  }).finally(() => process.umask(before))
+    process.umask(before)
+  })
+  await chmod(path, 0o600)
 }

@@ -1,12 +1,13 @@
 import { createPrivateKey, type KeyObject } from 'node:crypto'
-import { readFile, stat } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { readCertificate } from './certificate.ts'
 import { createFixedSource } from './fixed-source.ts'
 import { certificatesFromPem } from './pem.ts'
-import { refusal } from './refusal.ts'
+import { reasonOf, refusal } from './refusal.ts'
 import type { IdentitySource, IdentityState } from './source.ts'
 import { parseSpiffeId } from './spiffe-id.ts'
 import { stateFromParts } from './svid.ts'
@@ -45,14 +46,20 @@ export async function openSvidFiles(settings: {
   let reading: Promise<void> = Promise.resolve()
   let cancel = () => {}
   let isClosed = false
+  /** Why the last look was in vain; said once, not at every look. */
+  let trouble: string | undefined
   const readAgain = async () => {
     try {
       const next = await readTexts(settings)
-      if (isSame(texts, next)) return
-      texts = next
-      held.set(identityFromPem(next, clock.wallMs()))
-      log.info('identity read again')
+      if (!isSame(texts, next)) {
+        held.set(identityFromPem(next, clock.wallMs()))
+        texts = next
+        log.info('identity read again')
+      }
+      trouble = undefined
     } catch (error) {
+      if (reasonOf(error) === trouble) return
+      trouble = reasonOf(error)
       log.warn('identity files cannot be used, the last identity stays', { error: toNsmError(error).message })
     }
   }
@@ -93,19 +100,34 @@ async function readTexts(paths: {
 const writableByOthers = 0o022
 const readableByAll = 0o004
 
-/** Links are followed: Kubernetes and cert-manager swap directories behind one. */
+/** Ours: a chain has some KiB, a bundle of a hundred roots 100 KiB. */
+const pemMaxBytes = 1024 * 1024
+
+/**
+ * Links are followed: Kubernetes and cert-manager swap directories behind one. What the writer of the files puts in their
+ * place must not hold us up: a pipe is not waited for, and a device has no end.
+ */
 async function readOwned(path: string, forbidden: number): Promise<string> {
+  let file: FileHandle | undefined
   try {
-    const found = await stat(path)
-    const isOurs = found.uid === process.getuid?.() || found.uid === 0
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const found = await file.stat()
+    if (!found.isFile() || found.size > pemMaxBytes) {
+      throw refusal('STATE_INVALID', `${path} is no file with PEM text`, { next: 'check the path' })
+    }
+    const own = process.getuid?.()
+    // Root was told the path by root.
+    const isOurs = own === 0 || found.uid === own || found.uid === 0
     if (!isOurs || (found.mode & forbidden) !== 0) {
       throw new NsmError('PERMISSION', `${path} may be read or written by others`, `chmod 600 ${path}`)
     }
-    return await readFile(path, 'utf8')
+    return await file.readFile('utf8')
   } catch (error) {
     if (error instanceof NsmError) throw error
     const why = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
     throw refusal('STATE_INVALID', `${path} cannot be read: ${why}`, { next: 'check the path', cause: error })
+  } finally {
+    await file?.close()
   }
 }
 

@@ -1,14 +1,14 @@
-import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import { Client, credentials, status } from '@grpc/grpc-js'
 import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { type ErrorCode, NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import type { IdentitySource } from '../identity/source.ts'
 import { followWorkload, parseEndpointSocket, type WatchWorkload } from '../identity/workload-api.ts'
 import type { WorkloadChoice, WorkloadUpdate } from '../identity/workload-state.ts'
 import { SpiffeWorkloadAPI, type X509SVIDResponse } from './generated/workload_pb.js'
 import { messageMaxBytes } from './limits.ts'
-import { methodDefinition } from './service-definition.ts'
+import { codeOf, followAgent } from './workload-calls.ts'
+import { createJwtSource, type TokenSource } from './workload-jwt.ts'
 
 /**
  * The identity that a SPIFFE agent of this machine gives, kept up to date. Resolves with the first one; throws `IDENTITY`
@@ -21,7 +21,7 @@ export async function openWorkloadApi(settings: {
   readonly clock: Clock
   readonly log: Log
   readonly signal?: AbortSignal
-}): Promise<IdentitySource> {
+}): Promise<TokenSource> {
   const { socket, ...rest } = settings
   const client = new Client(targetOf(socket), credentials.createInsecure(), {
     'grpc.max_receive_message_length': messageMaxBytes,
@@ -38,6 +38,7 @@ export async function openWorkloadApi(settings: {
   })
   return {
     ...source,
+    jwt: createJwtSource(client),
     async close() {
       await source.close()
       client.close()
@@ -50,29 +51,17 @@ function targetOf(socket: string): string {
   return 'path' in found ? `unix://${found.path}` : addressText(found)
 }
 
+const everySvid = { method: SpiffeWorkloadAPI.method.fetchX509SVID, request: {} }
+
 function watchOf(client: Client): WatchWorkload {
-  const { path, requestSerialize, responseDeserialize } = methodDefinition(SpiffeWorkloadAPI.method.fetchX509SVID)
   return async function* watch(signal) {
-    const metadata = new Metadata()
-    metadata.set(securityHeader, 'true')
-    const stream = client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, {}, metadata)
-    const cancel = () => stream.cancel()
-    /** A cancelled call ends with an error event that nobody may be waiting for. */
-    stream.on('error', () => {})
-    signal.addEventListener('abort', cancel, { once: true })
     try {
-      for await (const message of stream) yield updateOf(message)
+      for await (const message of followAgent(client, everySvid, signal)) yield updateOf(message)
     } catch (error) {
       throw failureOf(error)
-    } finally {
-      signal.removeEventListener('abort', cancel)
-      stream.cancel()
     }
   }
 }
-
-/** Agents refuse calls without it: a web page that was made to send a request cannot set it [SPIFFE Workload Endpoint 6]. */
-const securityHeader = 'workload.spiffe.io'
 
 function updateOf({ svids, federatedBundles }: X509SVIDResponse): WorkloadUpdate {
   return {
@@ -105,10 +94,4 @@ const explanations: Readonly<Partial<Record<status, Explanation>>> = {
     'the agent has no identity for this workload: is it registered?',
     'register the workload with the SPIFFE server',
   ],
-}
-
-function codeOf(error: unknown): status {
-  const isStatus = (value: unknown): value is Pick<ServiceError, 'code'> =>
-    typeof value === 'object' && value !== null && 'code' in value && typeof value.code === 'number'
-  return isStatus(error) ? error.code : status.UNKNOWN
 }

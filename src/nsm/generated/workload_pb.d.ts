@@ -3,7 +3,7 @@
 /* eslint-disable */
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import type { Message } from "@bufbuild/protobuf";
+import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file workload.proto.
@@ -99,6 +99,182 @@ export declare type X509SVID = Message<"X509SVID"> & {
 export declare const X509SVIDSchema: GenMessage<X509SVID>;
 
 /**
+ * @generated from message X509BundlesRequest
+ */
+export declare type X509BundlesRequest = Message<"X509BundlesRequest"> & {
+};
+
+/**
+ * Describes the message X509BundlesRequest.
+ * Use `create(X509BundlesRequestSchema)` to create a new message.
+ */
+export declare const X509BundlesRequestSchema: GenMessage<X509BundlesRequest>;
+
+/**
+ * @generated from message X509BundlesResponse
+ */
+export declare type X509BundlesResponse = Message<"X509BundlesResponse"> & {
+  /**
+   * DER certificate revocation lists.
+   *
+   * @generated from field: repeated bytes crl = 1;
+   */
+  crl: Uint8Array[];
+
+  /**
+   * Trust domain ID to its roots, concatenated DER; the own domain's among them.
+   *
+   * @generated from field: map<string, bytes> bundles = 2;
+   */
+  bundles: { [key: string]: Uint8Array };
+};
+
+/**
+ * Describes the message X509BundlesResponse.
+ * Use `create(X509BundlesResponseSchema)` to create a new message.
+ */
+export declare const X509BundlesResponseSchema: GenMessage<X509BundlesResponse>;
+
+/**
+ * @generated from message JWTSVIDRequest
+ */
+export declare type JWTSVIDRequest = Message<"JWTSVIDRequest"> & {
+  /**
+   * @generated from field: repeated string audience = 1;
+   */
+  audience: string[];
+
+  /**
+   * Empty: every identity of the caller.
+   *
+   * @generated from field: string spiffe_id = 2;
+   */
+  spiffeId: string;
+};
+
+/**
+ * Describes the message JWTSVIDRequest.
+ * Use `create(JWTSVIDRequestSchema)` to create a new message.
+ */
+export declare const JWTSVIDRequestSchema: GenMessage<JWTSVIDRequest>;
+
+/**
+ * @generated from message JWTSVIDResponse
+ */
+export declare type JWTSVIDResponse = Message<"JWTSVIDResponse"> & {
+  /**
+   * @generated from field: repeated JWTSVID svids = 1;
+   */
+  svids: JWTSVID[];
+};
+
+/**
+ * Describes the message JWTSVIDResponse.
+ * Use `create(JWTSVIDResponseSchema)` to create a new message.
+ */
+export declare const JWTSVIDResponseSchema: GenMessage<JWTSVIDResponse>;
+
+/**
+ * @generated from message JWTSVID
+ */
+export declare type JWTSVID = Message<"JWTSVID"> & {
+  /**
+   * @generated from field: string spiffe_id = 1;
+   */
+  spiffeId: string;
+
+  /**
+   * A signed token in compact form.
+   *
+   * @generated from field: string svid = 2;
+   */
+  svid: string;
+
+  /**
+   * @generated from field: string hint = 3;
+   */
+  hint: string;
+};
+
+/**
+ * Describes the message JWTSVID.
+ * Use `create(JWTSVIDSchema)` to create a new message.
+ */
+export declare const JWTSVIDSchema: GenMessage<JWTSVID>;
+
+/**
+ * @generated from message JWTBundlesRequest
+ */
+export declare type JWTBundlesRequest = Message<"JWTBundlesRequest"> & {
+};
+
+/**
+ * Describes the message JWTBundlesRequest.
+ * Use `create(JWTBundlesRequestSchema)` to create a new message.
+ */
+export declare const JWTBundlesRequestSchema: GenMessage<JWTBundlesRequest>;
+
+/**
+ * @generated from message JWTBundlesResponse
+ */
+export declare type JWTBundlesResponse = Message<"JWTBundlesResponse"> & {
+  /**
+   * Trust domain ID to its JWK Set, as JSON text.
+   *
+   * @generated from field: map<string, bytes> bundles = 1;
+   */
+  bundles: { [key: string]: Uint8Array };
+};
+
+/**
+ * Describes the message JWTBundlesResponse.
+ * Use `create(JWTBundlesResponseSchema)` to create a new message.
+ */
+export declare const JWTBundlesResponseSchema: GenMessage<JWTBundlesResponse>;
+
+/**
+ * @generated from message ValidateJWTSVIDRequest
+ */
+export declare type ValidateJWTSVIDRequest = Message<"ValidateJWTSVIDRequest"> & {
+  /**
+   * @generated from field: string audience = 1;
+   */
+  audience: string;
+
+  /**
+   * @generated from field: string svid = 2;
+   */
+  svid: string;
+};
+
+/**
+ * Describes the message ValidateJWTSVIDRequest.
+ * Use `create(ValidateJWTSVIDRequestSchema)` to create a new message.
+ */
+export declare const ValidateJWTSVIDRequestSchema: GenMessage<ValidateJWTSVIDRequest>;
+
+/**
+ * @generated from message ValidateJWTSVIDResponse
+ */
+export declare type ValidateJWTSVIDResponse = Message<"ValidateJWTSVIDResponse"> & {
+  /**
+   * @generated from field: string spiffe_id = 1;
+   */
+  spiffeId: string;
+
+  /**
+   * @generated from field: google.protobuf.Struct claims = 2;
+   */
+  claims?: JsonObject | undefined;
+};
+
+/**
+ * Describes the message ValidateJWTSVIDResponse.
+ * Use `create(ValidateJWTSVIDResponseSchema)` to create a new message.
+ */
+export declare const ValidateJWTSVIDResponseSchema: GenMessage<ValidateJWTSVIDResponse>;
+
+/**
  * Where a workload gets its identity, on a socket of its own machine.
  *
  * @generated from service SpiffeWorkloadAPI
@@ -113,6 +289,40 @@ export declare const SpiffeWorkloadAPI: GenService<{
     methodKind: "server_streaming";
     input: typeof X509SVIDRequestSchema;
     output: typeof X509SVIDResponseSchema;
+  },
+  /**
+   * The same without keys, for who only verifies.
+   *
+   * @generated from rpc SpiffeWorkloadAPI.FetchX509Bundles
+   */
+  fetchX509Bundles: {
+    methodKind: "server_streaming";
+    input: typeof X509BundlesRequestSchema;
+    output: typeof X509BundlesResponseSchema;
+  },
+  /**
+   * @generated from rpc SpiffeWorkloadAPI.FetchJWTSVID
+   */
+  fetchJWTSVID: {
+    methodKind: "unary";
+    input: typeof JWTSVIDRequestSchema;
+    output: typeof JWTSVIDResponseSchema;
+  },
+  /**
+   * @generated from rpc SpiffeWorkloadAPI.FetchJWTBundles
+   */
+  fetchJWTBundles: {
+    methodKind: "server_streaming";
+    input: typeof JWTBundlesRequestSchema;
+    output: typeof JWTBundlesResponseSchema;
+  },
+  /**
+   * @generated from rpc SpiffeWorkloadAPI.ValidateJWTSVID
+   */
+  validateJWTSVID: {
+    methodKind: "unary";
+    input: typeof ValidateJWTSVIDRequestSchema;
+    output: typeof ValidateJWTSVIDResponseSchema;
   },
 }>;
 

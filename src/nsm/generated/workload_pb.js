@@ -3,12 +3,13 @@
 /* eslint-disable */
 
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file workload.proto.
  */
 export const file_workload = /*@__PURE__*/
-  fileDesc("Cg53b3JrbG9hZC5wcm90byIRCg9YNTA5U1ZJRFJlcXVlc3QitgEKEFg1MDlTVklEUmVzcG9uc2USGAoFc3ZpZHMYASADKAsyCS5YNTA5U1ZJRBILCgNjcmwYAiADKAwSQgoRZmVkZXJhdGVkX2J1bmRsZXMYAyADKAsyJy5YNTA5U1ZJRFJlc3BvbnNlLkZlZGVyYXRlZEJ1bmRsZXNFbnRyeRo3ChVGZWRlcmF0ZWRCdW5kbGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMOgI4ASJlCghYNTA5U1ZJRBIRCglzcGlmZmVfaWQYASABKAkSEQoJeDUwOV9zdmlkGAIgASgMEhUKDXg1MDlfc3ZpZF9rZXkYAyABKAwSDgoGYnVuZGxlGAQgASgMEgwKBGhpbnQYBSABKAkySwoRU3BpZmZlV29ya2xvYWRBUEkSNgoNRmV0Y2hYNTA5U1ZJRBIQLlg1MDlTVklEUmVxdWVzdBoRLlg1MDlTVklEUmVzcG9uc2UwAWIGcHJvdG8z");
+  fileDesc("Cg53b3JrbG9hZC5wcm90byIRCg9YNTA5U1ZJRFJlcXVlc3QitgEKEFg1MDlTVklEUmVzcG9uc2USGAoFc3ZpZHMYASADKAsyCS5YNTA5U1ZJRBILCgNjcmwYAiADKAwSQgoRZmVkZXJhdGVkX2J1bmRsZXMYAyADKAsyJy5YNTA5U1ZJRFJlc3BvbnNlLkZlZGVyYXRlZEJ1bmRsZXNFbnRyeRo3ChVGZWRlcmF0ZWRCdW5kbGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMOgI4ASJlCghYNTA5U1ZJRBIRCglzcGlmZmVfaWQYASABKAkSEQoJeDUwOV9zdmlkGAIgASgMEhUKDXg1MDlfc3ZpZF9rZXkYAyABKAwSDgoGYnVuZGxlGAQgASgMEgwKBGhpbnQYBSABKAkiFAoSWDUwOUJ1bmRsZXNSZXF1ZXN0IoYBChNYNTA5QnVuZGxlc1Jlc3BvbnNlEgsKA2NybBgBIAMoDBIyCgdidW5kbGVzGAIgAygLMiEuWDUwOUJ1bmRsZXNSZXNwb25zZS5CdW5kbGVzRW50cnkaLgoMQnVuZGxlc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoDDoCOAEiNQoOSldUU1ZJRFJlcXVlc3QSEAoIYXVkaWVuY2UYASADKAkSEQoJc3BpZmZlX2lkGAIgASgJIioKD0pXVFNWSURSZXNwb25zZRIXCgVzdmlkcxgBIAMoCzIILkpXVFNWSUQiOAoHSldUU1ZJRBIRCglzcGlmZmVfaWQYASABKAkSDAoEc3ZpZBgCIAEoCRIMCgRoaW50GAMgASgJIhMKEUpXVEJ1bmRsZXNSZXF1ZXN0IncKEkpXVEJ1bmRsZXNSZXNwb25zZRIxCgdidW5kbGVzGAEgAygLMiAuSldUQnVuZGxlc1Jlc3BvbnNlLkJ1bmRsZXNFbnRyeRouCgxCdW5kbGVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMOgI4ASI4ChZWYWxpZGF0ZUpXVFNWSURSZXF1ZXN0EhAKCGF1ZGllbmNlGAEgASgJEgwKBHN2aWQYAiABKAkiVQoXVmFsaWRhdGVKV1RTVklEUmVzcG9uc2USEQoJc3BpZmZlX2lkGAEgASgJEicKBmNsYWltcxgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QywwIKEVNwaWZmZVdvcmtsb2FkQVBJEjYKDUZldGNoWDUwOVNWSUQSEC5YNTA5U1ZJRFJlcXVlc3QaES5YNTA5U1ZJRFJlc3BvbnNlMAESPwoQRmV0Y2hYNTA5QnVuZGxlcxITLlg1MDlCdW5kbGVzUmVxdWVzdBoULlg1MDlCdW5kbGVzUmVzcG9uc2UwARIxCgxGZXRjaEpXVFNWSUQSDy5KV1RTVklEUmVxdWVzdBoQLkpXVFNWSURSZXNwb25zZRI8Cg9GZXRjaEpXVEJ1bmRsZXMSEi5KV1RCdW5kbGVzUmVxdWVzdBoTLkpXVEJ1bmRsZXNSZXNwb25zZTABEkQKD1ZhbGlkYXRlSldUU1ZJRBIXLlZhbGlkYXRlSldUU1ZJRFJlcXVlc3QaGC5WYWxpZGF0ZUpXVFNWSURSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_struct]);
 
 /**
  * Describes the message X509SVIDRequest.
@@ -30,6 +31,69 @@ export const X509SVIDResponseSchema = /*@__PURE__*/
  */
 export const X509SVIDSchema = /*@__PURE__*/
   messageDesc(file_workload, 2);
+
+/**
+ * Describes the message X509BundlesRequest.
+ * Use `create(X509BundlesRequestSchema)` to create a new message.
+ */
+export const X509BundlesRequestSchema = /*@__PURE__*/
+  messageDesc(file_workload, 3);
+
+/**
+ * Describes the message X509BundlesResponse.
+ * Use `create(X509BundlesResponseSchema)` to create a new message.
+ */
+export const X509BundlesResponseSchema = /*@__PURE__*/
+  messageDesc(file_workload, 4);
+
+/**
+ * Describes the message JWTSVIDRequest.
+ * Use `create(JWTSVIDRequestSchema)` to create a new message.
+ */
+export const JWTSVIDRequestSchema = /*@__PURE__*/
+  messageDesc(file_workload, 5);
+
+/**
+ * Describes the message JWTSVIDResponse.
+ * Use `create(JWTSVIDResponseSchema)` to create a new message.
+ */
+export const JWTSVIDResponseSchema = /*@__PURE__*/
+  messageDesc(file_workload, 6);
+
+/**
+ * Describes the message JWTSVID.
+ * Use `create(JWTSVIDSchema)` to create a new message.
+ */
+export const JWTSVIDSchema = /*@__PURE__*/
+  messageDesc(file_workload, 7);
+
+/**
+ * Describes the message JWTBundlesRequest.
+ * Use `create(JWTBundlesRequestSchema)` to create a new message.
+ */
+export const JWTBundlesRequestSchema = /*@__PURE__*/
+  messageDesc(file_workload, 8);
+
+/**
+ * Describes the message JWTBundlesResponse.
+ * Use `create(JWTBundlesResponseSchema)` to create a new message.
+ */
+export const JWTBundlesResponseSchema = /*@__PURE__*/
+  messageDesc(file_workload, 9);
+
+/**
+ * Describes the message ValidateJWTSVIDRequest.
+ * Use `create(ValidateJWTSVIDRequestSchema)` to create a new message.
+ */
+export const ValidateJWTSVIDRequestSchema = /*@__PURE__*/
+  messageDesc(file_workload, 10);
+
+/**
+ * Describes the message ValidateJWTSVIDResponse.
+ * Use `create(ValidateJWTSVIDResponseSchema)` to create a new message.
+ */
+export const ValidateJWTSVIDResponseSchema = /*@__PURE__*/
+  messageDesc(file_workload, 11);
 
 /**
  * Where a workload gets its identity, on a socket of its own machine.
