@@ -1,9 +1,11 @@
 import { clone } from '@bufbuild/protobuf'
+import { untilAborted } from '../base/until-aborted.ts'
 import { type NetworkService, type NetworkServiceEndpoint, NetworkServiceSchema } from '../nsm/generated/registry_pb.js'
 import type { PeerCall } from '../nsm/grpc.ts'
 import { bareName, nameIn, renameEndpoint, splitDomain } from '../nsm/interdomain.ts'
 import type { Domains } from './domains.ts'
 import type { Found, Registry } from './registry.ts'
+import type { View } from './view.ts'
 
 /* A query whose name ends in @domain goes to that domain's registry with bare names, and what it answers gets the domain
  * back. For our own domain that registry is ours. [NSM sdk dnsresolve] */
@@ -16,17 +18,21 @@ export interface Beyond {
 }
 
 /** Where to look, and whether to go on looking. */
-export interface Places {
+export interface Places<T> {
   readonly registry: Registry
   readonly beyond: Beyond | undefined
   readonly watch: boolean
+  /** What the caller sees: of our own domain by bare names, of others by names with the domain. */
+  readonly view: View<T> | undefined
+  /** False: the caller may find nothing, so nobody else is asked. */
+  readonly mayFind: boolean
 }
 
 type Caller = Pick<PeerCall, 'peer' | 'signal'>
 
 /** Services whose name has a domain; undefined for a query that has none. */
 export function findServicesBeyond(
-  { registry, beyond, watch }: Places,
+  { registry, beyond, watch, view, mayFind }: Places<NetworkService>,
   query: NetworkService,
   caller: Caller,
 ): AsyncGenerator<Found<NetworkService>> | undefined {
@@ -35,11 +41,13 @@ export function findServicesBeyond(
   const { peer, signal } = caller
   const { domains } = beyond
   const entry = { ...query, name }
-  const here = () => (watch ? registry.watchServices(entry, signal) : present(registry.findServices(entry)))
-  const found = domains.isOwn(domain)
-    ? here()
-    : domains.services({ domain, from: peer.address }, { entry, watch, signal })
-  return changed(found, (service) => {
+  const isOwn = domains.isOwn(domain)
+  const here = () => (watch ? registry.watchServices(entry, signal, view) : present(registry.findServices(entry, view)))
+  const there = () => domains.services({ domain, from: peer.address }, { entry, watch, signal })
+  const isHidden = !mayFind || (name !== '' && view !== undefined && view(query) === undefined)
+  const found = isOwn ? here() : isHidden ? nothing<NetworkService>(watch, signal) : there()
+  const seen = isOwn ? undefined : view
+  return changed(found, seen, (service) => {
     const named = clone(NetworkServiceSchema, service)
     named.name = nameIn(domain, service.name)
     return named
@@ -48,7 +56,7 @@ export function findServicesBeyond(
 
 /** Endpoints whose name or service has a domain; undefined for a query that has none. */
 export function findEndpointsBeyond(
-  { registry, beyond, watch }: Places,
+  { registry, beyond, watch, view, mayFind }: Places<NetworkServiceEndpoint>,
   query: NetworkServiceEndpoint,
   caller: Caller,
 ): AsyncGenerator<Found<NetworkServiceEndpoint>> | undefined {
@@ -59,19 +67,37 @@ export function findEndpointsBeyond(
   const { domains, ownUrl } = beyond
   const entry = renameEndpoint(query, bareName)
   const isOwn = domains.isOwn(domain)
-  const here = () => (watch ? registry.watchEndpoints(entry, signal) : present(registry.findEndpoints(entry)))
-  const found = isOwn ? here() : domains.endpoints({ domain, from: peer.address }, { entry, watch, signal })
-  return changed(found, (endpoint) => {
+  const here = () =>
+    watch ? registry.watchEndpoints(entry, signal, view) : present(registry.findEndpoints(entry, view))
+  const there = () => domains.endpoints({ domain, from: peer.address }, { entry, watch, signal })
+  const isNamed = query.networkServiceNames.length > 0
+  const isHidden = !mayFind || (isNamed && view !== undefined && view(query) === undefined)
+  const found = isOwn ? here() : isHidden ? nothing<NetworkServiceEndpoint>(watch, signal) : there()
+  return changed(found, isOwn ? undefined : view, (endpoint) => {
     const named = renameEndpoint(endpoint, (name) => nameIn(domain, name))
     if (!isOwn) named.url = ownUrl()
     return named
   })
 }
 
+/** What nobody may find here is not looked for elsewhere, and looks like what is not there. */
+async function* nothing<T>(watch: boolean, signal: AbortSignal): AsyncGenerator<Found<T>> {
+  if (watch) await untilAborted(signal)
+  yield* []
+}
+
 async function* present<T>(entries: readonly T[]): AsyncGenerator<Found<T>> {
   for (const entry of entries) yield { entry, deleted: false }
 }
 
-async function* changed<T>(found: AsyncIterable<Found<T>>, change: (entry: T) => T): AsyncGenerator<Found<T>> {
-  for await (const { entry, deleted } of found) yield { entry: change(entry), deleted }
+async function* changed<T>(
+  found: AsyncIterable<Found<T>>,
+  view: View<T> | undefined,
+  change: (entry: T) => T,
+): AsyncGenerator<Found<T>> {
+  for await (const { entry, deleted } of found) {
+    const renamed = change(entry)
+    const seen = view ? view(renamed) : renamed
+    if (seen !== undefined) yield { entry: seen, deleted }
+  }
 }

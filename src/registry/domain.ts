@@ -66,9 +66,8 @@ async function explained<T>(work: Promise<T>, domain: string): Promise<T> {
     const error = toNsmError(thrown)
     if (error.code !== 'IDENTITY') throw thrown
     const message = `the servers of the domain ${domain} and we do not trust each other: ${error.message}`
-    throw new NsmError('IDENTITY', message, 'both sides need the trust bundle of the other: federate them', {
-      cause: thrown,
-    })
+    const next = 'federate: each server names the other domain in its policy file, with the bundle of `nsm ca bundle`'
+    throw new NsmError('IDENTITY', message, next, { cause: thrown })
   }
 }
 

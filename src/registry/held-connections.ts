@@ -11,16 +11,32 @@ import {
   State,
 } from '../nsm/generated/connection_pb.js'
 
-/** A connection the manager answers for, in its own view: its segment is the current one, its id the key. */
-export interface HeldConnection {
+/** A connection, and on whose word it is held: asked again when the policy changes. */
+export interface Standing {
   readonly connection: Connection
   /** The SPIFFE ID that asked for it: only this one may refresh, close and watch it. */
   readonly owner: string
+  /** Whom a relay asks for. */
+  readonly origin?: string | undefined
+  /** On whose word the endpoint is offered, when it is elsewhere. */
+  readonly offeredBy?: string | undefined
+}
+
+/** A connection the manager answers for, in its own view: its segment is the current one, its id the key. */
+export interface HeldConnection extends Standing {
+  /** Counted with all that have the same. */
+  readonly quota?: string | undefined
   /** Ends it at the endpoint; never throws. */
   readonly closeBehind: () => Promise<void>
   /** Ends the watch of the endpoint behind. */
   readonly stopFollowing: () => void
 }
+
+/** Whose it is, and by what else it is counted. */
+type Counted = Pick<HeldConnection, 'owner' | 'quota'>
+
+/** Whose connections somebody sees. */
+export type MayWatch = (held: HeldConnection) => boolean
 
 /** Live connections, their leases and those who watch them. */
 export class HeldConnections {
@@ -30,7 +46,7 @@ export class HeldConnections {
   readonly #leases = new Map<string, { readonly endMs: number; readonly cancel: () => void }>()
   readonly #watchers = new Map<
     EventQueue<ConnectionEvent>,
-    { readonly selector: MonitorScopeSelector; owner: string }
+    { readonly selector: MonitorScopeSelector; readonly mayWatch: MayWatch }
   >()
 
   constructor(clock: Clock) {
@@ -46,23 +62,34 @@ export class HeldConnections {
     return this.#leases.get(id)?.endMs ?? 0
   }
 
+  all(): readonly HeldConnection[] {
+    return [...this.#held.values()]
+  }
+
+  /** Connections of an owner, or of a quota. */
   countOf(owner: string): number {
     return this.#counts.get(owner) ?? 0
   }
 
-  /** The owners of the connections that a selector names by their segments; none for one that names no segment. */
-  ownersOf(selector: MonitorScopeSelector): readonly string[] {
+  /** Counts one that is being asked for, so that many at once find no more room than one after the other; the result ends that. */
+  reserve(asked: Counted): () => void {
+    this.#count(asked, 1)
+    return () => this.#count(asked, -1)
+  }
+
+  /** The connections that a selector names by their segments; none for one that names no segment. */
+  named(selector: MonitorScopeSelector): readonly HeldConnection[] {
     if (selector.pathSegments.length === 0) return []
-    return [...this.#held.values()].flatMap(({ connection, owner }) => (selects(selector, connection) ? [owner] : []))
+    return this.all().filter(({ connection }) => selects(selector, connection))
   }
 
   /** Stores an accepted connection and tells the watchers; `onLeaseEnd` runs at the wall time `leaseEndMs`. */
   put(held: HeldConnection, lease: { readonly endMs: number; readonly onEnd: () => void }): void {
     const { id } = held.connection
     this.#leases.get(id)?.cancel()
-    this.#count(this.#held.get(id)?.owner, -1)
+    this.#count(this.#held.get(id), -1)
     this.#held.set(id, held)
-    this.#count(held.owner, 1)
+    this.#count(held, 1)
     const cancel = this.#clock.after(Math.max(0, lease.endMs - this.#clock.wallMs()), lease.onEnd)
     this.#leases.set(id, { endMs: lease.endMs, cancel })
     this.#tell(ConnectionEventType.UPDATE, held)
@@ -88,20 +115,20 @@ export class HeldConnections {
     this.#leases.get(id)?.cancel()
     this.#leases.delete(id)
     this.#held.delete(id)
-    this.#count(held?.owner, -1)
+    this.#count(held, -1)
     if (held) this.#tell(ConnectionEventType.DELETE, held)
     return held
   }
 
-  /** First what the caller holds, possibly nothing, then each change of it. [NSM sdk monitor] */
-  watch(selector: MonitorScopeSelector, owner: string, signal: AbortSignal): AsyncIterable<ConnectionEvent> {
-    const own = [...this.#held.values()].filter((held) => held.owner === owner && selects(selector, held.connection))
-    const initial = eventOf(ConnectionEventType.INITIAL_STATE_TRANSFER, own)
+  /** First what the watcher may see, possibly nothing, then each change of it. [NSM sdk monitor] */
+  watch(selector: MonitorScopeSelector, mayWatch: MayWatch, signal: AbortSignal): AsyncIterable<ConnectionEvent> {
+    const seen = this.all().filter((held) => mayWatch(held) && selects(selector, held.connection))
+    const initial = eventOf(ConnectionEventType.INITIAL_STATE_TRANSFER, seen)
     const queue: EventQueue<ConnectionEvent> = createEventQueue([initial], {
       signal,
       onEnd: () => void this.#watchers.delete(queue),
     })
-    if (!signal.aborted) this.#watchers.set(queue, { selector, owner })
+    if (!signal.aborted) this.#watchers.set(queue, { selector, mayWatch })
     return queue.events
   }
 
@@ -115,16 +142,18 @@ export class HeldConnections {
     this.#counts.clear()
   }
 
-  #count(owner: string | undefined, change: number): void {
-    if (owner === undefined) return
-    const count = this.countOf(owner) + change
-    if (count > 0) this.#counts.set(owner, count)
-    else this.#counts.delete(owner)
+  #count(held: Counted | undefined, change: number): void {
+    if (!held) return
+    for (const key of [held.owner, ...(held.quota === undefined ? [] : [held.quota])]) {
+      const count = this.countOf(key) + change
+      if (count > 0) this.#counts.set(key, count)
+      else this.#counts.delete(key)
+    }
   }
 
   #tell(type: ConnectionEventType, held: HeldConnection): void {
-    for (const [queue, { selector, owner }] of this.#watchers) {
-      if (owner === held.owner && selects(selector, held.connection)) queue.push(eventOf(type, [held]))
+    for (const [queue, { selector, mayWatch }] of this.#watchers) {
+      if (mayWatch(held) && selects(selector, held.connection)) queue.push(eventOf(type, [held]))
     }
   }
 }

@@ -1,11 +1,20 @@
 import { randomUUID } from 'node:crypto'
 import { create } from '@bufbuild/protobuf'
+import type { Audit } from '../base/audit.ts'
 import { type Clock, sleep } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { createTurns, type Turns } from '../base/turns.ts'
 import { type TimeLimit, within } from '../base/within.ts'
-import { type Connection, ConnectionSchema, MonitorConnection, State } from '../nsm/generated/connection_pb.js'
+import { type Admission, type Grant, openAdmission } from '../nsm/admission.ts'
+import {
+  type Connection,
+  type ConnectionEvent,
+  ConnectionSchema,
+  MonitorConnection,
+  type MonitorScopeSelector,
+  State,
+} from '../nsm/generated/connection_pb.js'
 import { NetworkService, type NetworkServiceRequest } from '../nsm/generated/networkservice_pb.js'
 import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
@@ -13,19 +22,21 @@ import { domainOf } from '../nsm/interdomain.ts'
 import { checkConnectionLimits, checkRequestLimits, checkSelectorLimits } from '../nsm/limits.ts'
 import { enterPath, leaseEndMs, leavePath, stampTokens } from '../nsm/path.ts'
 import type { PeerContext } from '../nsm/peer.ts'
-import { claimsOf, failedMonitorPolicy, failedRelayPolicy, failedServerPolicy } from '../nsm/policies.ts'
+import { claimsOf, failedMonitorPolicy, failedServerPolicy } from '../nsm/policies.ts'
 import { Discovery } from './discover.ts'
 import { type Domains, localNames } from './domains.ts'
 import type { EndpointServer } from './endpoint-server.ts'
-import { HeldConnections } from './held-connections.ts'
+import { type HeldConnection, HeldConnections, type Standing } from './held-connections.ts'
 import { type Asker, type Dial, localHop, type NextHop, RemoteHops } from './next-hop.ts'
+import { checkAnswer, checkOffered, isWithinOffer } from './offer-bounds.ts'
 import { followRemote } from './passthrough.ts'
 import type { Registry } from './registry.ts'
+import { boundLife, checkRelay, checkRequest, mayStand, quotaKey, serviceOf, takeRoom } from './request-admission.ts'
 
 export type { PeerContext } from '../nsm/peer.ts'
 export type { EndpointServer } from './endpoint-server.ts'
 
-/* One request: limits > enter the path > stamp tokens > policies > owner > choose the endpoint > ask it > hold, tell, answer.
+/* One request: limits > enter the path > stamp tokens > policies > grant > owner > choose the endpoint > ask it > hold, tell, answer.
  * Requests and closes of one connection run one after the other. A lease that ends closes by itself. */
 
 /** Everything a manager is made from. */
@@ -40,12 +51,13 @@ export interface ManagerSettings {
   /** The way to services of other domains, `service@domain`; without it there are none. */
   readonly domains?: Domains
   /**
-   * Who may pass on requests of others, as managers and forwarders of a cluster do: SPIFFE IDs, or `spiffe://domain/path/*`.
-   * What a relay passes on counts as its own. By default nobody: a path starts with its caller.
+   * Who may ask for what, and who may pass on requests of others, as managers and forwarders of a cluster do. What a relay
+   * passes on counts as its own. By default there is no policy and no relay: a path starts with its caller.
    */
-  readonly relays?: readonly string[]
+  readonly admission?: Admission
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
 }
 
 /** NSM's request and monitor services. */
@@ -55,32 +67,29 @@ export interface Manager {
   close(): void
 }
 
-/** Ours: connections that one identity may hold. */
-const connectionsPerOwnerMax = 1_024
 /** Ours: what a deadline may take off a lease; NSM's programs use 15 s. */
 const deadlineCountedMaxMs = 60_000
 
 /** A manager over a registry. */
 export function createManager(settings: ManagerSettings): Manager {
+  const { admission = openAdmission({}) } = settings
   const parts: Parts = {
     ...settings,
+    admission,
     held: new HeldConnections(settings.clock),
     remotes: new RemoteHops(settings),
     discovery: new Discovery(settings.registry),
     turns: createTurns(),
   }
+  const ignorePolicy = admission.onChange(() => endWhatMayNotStand(parts))
   return {
     services: [
       unary(NetworkService.method.request, (request, call) => onRequest(parts, request, call)),
       unary(NetworkService.method.close, (connection, call) => onClose(parts, connection, call)),
-      serverStream(MonitorConnection.method.monitorConnections, (selector, call) => {
-        checkSelectorLimits(selector)
-        const failed = failedMonitorPolicy(parts.held.ownersOf(selector), call.peer.spiffeId)
-        if (failed) throw policyRefusal(`${failed}: the connection belongs to another identity`)
-        return parts.held.watch(selector, call.peer.spiffeId, call.signal)
-      }),
+      serverStream(MonitorConnection.method.monitorConnections, (selector, call) => onMonitor(parts, selector, call)),
     ],
     close() {
+      ignorePolicy()
       parts.held.close()
       parts.remotes.close()
     },
@@ -88,6 +97,7 @@ export function createManager(settings: ManagerSettings): Manager {
 }
 
 interface Parts extends ManagerSettings {
+  readonly admission: Admission
   readonly held: HeldConnections
   readonly remotes: RemoteHops
   readonly discovery: Discovery
@@ -97,16 +107,33 @@ interface Parts extends ManagerSettings {
 async function onRequest(parts: Parts, request: NetworkServiceRequest, call: PeerCall): Promise<Connection> {
   checkRequestLimits(request)
   const { local, restore } = localNames(request.connection ?? create(ConnectionSchema), parts.domains)
-  const { connection, callerIndex, peer } = enter(parts, local, call)
-  const remainingMs = Math.min(call.remainingMs(parts.clock.wallMs()), deadlineCountedMaxMs)
-  const asker: Asker = {
+  const { connection: stamped, callerIndex, peer } = enter(parts, local, call)
+  const grant = checkRequest(parts.admission, peer, serviceOf(local))
+  const nowMs = parts.clock.wallMs()
+  const remainingMs = Math.min(call.remainingMs(nowMs), deadlineCountedMaxMs)
+  const grantedEndMs = nowMs + (grant?.tokenLifetimeMs ?? Number.POSITIVE_INFINITY)
+  const asker: Granted = {
     peer,
     own: call.own,
-    leaseEndMs: leaseEndMs(connection.path, remainingMs),
+    leaseEndMs: Math.min(leaseEndMs(stamped.path, remainingMs), grantedEndMs),
+    grant,
   }
+  const connection = boundLife(stamped, grant, nowMs)
   const entered = { ...request, connection }
   const accepted = await parts.turns.run(connection.id, () => serve(parts, entered, { asker, signal: call.signal }))
-  return restore(leavePath(accepted, callerIndex))
+  return restore(leavePath(boundLife(accepted, grant, nowMs), callerIndex))
+}
+
+function onMonitor(parts: Parts, selector: MonitorScopeSelector, call: PeerCall): AsyncIterable<ConnectionEvent> {
+  checkSelectorLimits(selector)
+  const { admission, held } = parts
+  const { spiffeId: id } = call.peer
+  const mayWatch = ({ owner, connection }: HeldConnection) =>
+    owner === id || admission.decide({ id, action: 'monitor', service: serviceOf(connection) }).isGranted
+  const owners = held.named(selector).map((one) => (mayWatch(one) ? id : one.owner))
+  const failed = failedMonitorPolicy(owners, id)
+  if (failed) throw policyRefusal(`${failed}: the connection belongs to another identity`)
+  return held.watch(selector, mayWatch, call.signal)
 }
 
 async function onClose(parts: Parts, sent: Connection, call: PeerCall): Promise<Record<string, never>> {
@@ -144,10 +171,10 @@ function enter(
     nowMs: parts.clock.wallMs(),
   })
   if (failed) throw policyRefusal(failed)
-  const relay = failedRelayPolicy({ index, peerId: peer.spiffeId }, parts.relays ?? [])
-  if (relay) throw policyRefusal(`${relay}: the path must start with the caller`)
-  const origin = index === 1 ? undefined : claimsOf(connection.path?.pathSegments[0]?.token ?? '')?.sub
-  return { connection, callerIndex: entered.callerIndex, peer: origin === undefined ? peer : { ...peer, origin } }
+  const origin = index === 1 ? undefined : (claimsOf(connection.path?.pathSegments[0]?.token ?? '')?.sub ?? '')
+  const asking = origin === undefined ? peer : { ...peer, origin }
+  checkRelay(parts.admission, asking, serviceOf(sent))
+  return { connection, callerIndex: entered.callerIndex, peer: asking }
 }
 
 function checkOwner(parts: Parts, id: string, caller: string): void {
@@ -156,8 +183,13 @@ function checkOwner(parts: Parts, id: string, caller: string): void {
   if (failed) throw policyRefusal(`${failed}: the connection belongs to another identity`)
 }
 
+/** Who asks, and by which grant. */
+interface Granted extends Asker {
+  readonly grant: Grant | undefined
+}
+
 interface Asked {
-  readonly asker: Asker
+  readonly asker: Granted
   readonly signal: AbortSignal
   /** The endpoint that the caller leaves: most likely dead, so it is asked last. */
   readonly left?: string | undefined
@@ -176,32 +208,69 @@ async function serve(parts: Parts, request: NetworkServiceRequest, { asker, sign
   checkOwner(parts, id, owner)
   const left = connection.state === State.RESELECT_REQUESTED ? held.take(id) : undefined
   if (left) await Promise.race([left.closeBehind(), sleep(parts.clock, leaveMaxMs)])
-  if (!held.get(id) && held.countOf(owner) >= connectionsPerOwnerMax) throw tooMany(owner)
   const isNew = held.get(id) === undefined
+  const leaveRoom = isNew ? takeRoom(held, asker.peer, asker.grant) : () => {}
   try {
     const { accepted, hop } = await askCandidates(parts, request, {
       asker,
       signal,
       left: left?.connection.networkServiceEndpointName,
     })
-    hold(parts, { accepted, hop, asker })
+    const standing = standingOf(parts, { accepted, hop, asker })
+    if (!mayStand(parts.admission, standing)) return await refuseAfterAll(parts, { accepted, hop, asker })
+    hold(parts, { accepted, hop, asker, standing })
     const fields = { connectionId: id, service: accepted.networkService, endpoint: accepted.networkServiceEndpointName }
     log[isNew ? 'info' : 'debug'](isNew ? 'connection accepted' : 'connection refreshed', { ...fields, peer: owner })
     return accepted
   } catch (error) {
     held.down(id)
     throw error
+  } finally {
+    leaveRoom()
   }
 }
 
-function hold(
-  parts: Parts,
-  found: { readonly accepted: Connection; readonly hop: NextHop; readonly asker: Asker },
-): void {
-  const { accepted, hop, asker } = found
+interface Found {
+  readonly accepted: Connection
+  readonly hop: NextHop
+  readonly asker: Granted
+}
+
+function standingOf({ registry }: Parts, { accepted, hop, asker }: Found): Standing {
+  const { spiffeId: owner, origin } = asker.peer
+  const isElsewhere = hop.monitor !== undefined && domainOf(accepted) === undefined
+  const offeredBy = isElsewhere ? registry.offererOf(accepted.networkServiceEndpointName) : undefined
+  return { connection: accepted, owner, origin, offeredBy }
+}
+
+/** The policy has changed while the endpoint was asked. */
+async function refuseAfterAll(parts: Parts, { accepted, hop, asker }: Found): Promise<never> {
+  await hop.close(accepted).catch(() => {})
+  checkRequest(parts.admission, asker.peer, serviceOf(accepted))
+  throw policyRefusal('offer: the endpoint may not offer this service any more')
+}
+
+/** Ends the connections that a new policy does not admit; all others go on untouched. */
+function endWhatMayNotStand({ admission, held, turns, log }: Parts): void {
+  for (const one of held.all()) {
+    if (mayStand(admission, one)) continue
+    const { id, networkService: service } = one.connection
+    void turns.run(id, async () => {
+      const present = held.get(id)
+      if (!present || mayStand(admission, present)) return
+      log.info('connection closed, not granted any more', { connectionId: id, service, peer: present.owner })
+      await held.take(id)?.closeBehind()
+    })
+  }
+}
+
+function hold(parts: Parts, found: Found & { readonly standing: Standing }): void {
+  const { accepted, hop, asker, standing } = found
   const { id } = accepted
+  const { networkServiceEndpointName: endpoint } = accepted
+  const mayTell = (answer: Connection) => isWithinOffer(parts, { name: endpoint, answer })
   const stopFollowing = hop.monitor
-    ? followRemote({ monitor: hop.monitor, name: parts.name, id, held: parts.held, clock: parts.clock })
+    ? followRemote({ monitor: hop.monitor, name: parts.name, id, held: parts.held, mayTell, clock: parts.clock })
     : () => {}
   const previous = parts.held.get(id)
   previous?.stopFollowing()
@@ -215,7 +284,7 @@ function hold(
       })
     })
   }
-  const held = { connection: accepted, owner: asker.peer.spiffeId, closeBehind, stopFollowing }
+  const held = { ...standing, quota: quotaKey(asker.grant, asker.peer), closeBehind, stopFollowing }
   const endMs = asker.leaseEndMs
   parts.held.put(held, { endMs, onEnd: () => void endLease(parts, id, endMs) })
 }
@@ -249,7 +318,9 @@ async function askCandidates(
         ? ask(signal)
         : within(candidateLimit(parts, name, signal), ask))
       checkConnectionLimits(answer)
-      return { accepted: { ...checkSame(answer, connection), state: State.UP }, hop: hop() }
+      const accepted = { ...checkSame(answer, connection), state: State.UP }
+      await checkAnswer(parts, { name, answer: accepted, hop: hop() })
+      return { accepted, hop: hop() }
     } catch (error) {
       last = toNsmError(error)
       if (last.code === 'BUG') parts.log.error('an endpoint failed', { endpoint: name, error: last.message })
@@ -287,6 +358,7 @@ function candidatesFor(parts: Parts, connection: Connection, asker: Asker): read
   const local = named === '' ? undefined : parts.localEndpoint(named)
   if (local) return [{ name: named, payload: undefined, hop: () => localHop(local, asker) }]
   const { endpoints, payload } = parts.discovery.find(connection)
+  if (!parts.admission.isOpen) checkOffered(endpoints, connection)
   return endpoints.map((endpoint) => {
     const here = parts.localEndpoint(endpoint.name)
     const hop = () =>
@@ -295,9 +367,10 @@ function candidatesFor(parts: Parts, connection: Connection, asker: Asker): read
   })
 }
 
-/** An endpoint does not get to rename a connection or to move it on its path. */
+/** An endpoint does not get to rename a connection or its service, or to move it on its path. */
 function checkSame(answer: Connection, asked: Connection): Connection {
-  if (answer.id === asked.id && answer.path?.index === asked.path?.index) return answer
+  const { networkService } = asked
+  if (answer.id === asked.id && answer.path?.index === asked.path?.index) return { ...answer, networkService }
   throw new NsmError('REFUSED', 'the endpoint answered with another connection', 'ask whoever runs the endpoint')
 }
 
@@ -313,9 +386,4 @@ function tryCandidates(parts: Parts, connection: Connection, asker: Asker): read
   } catch {
     return []
   }
-}
-
-function tooMany(owner: string): NsmError {
-  const message = `${owner} holds ${connectionsPerOwnerMax} connections, the most allowed`
-  return new NsmError('REFUSED', message, 'disconnect some')
 }

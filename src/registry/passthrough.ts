@@ -1,7 +1,13 @@
 import { clone } from '@bufbuild/protobuf'
 import { type Clock, sleep } from '../base/clock.ts'
 import type { NsmClient } from '../nsm/client.ts'
-import { type ConnectionEvent, ConnectionEventType, ConnectionSchema, State } from '../nsm/generated/connection_pb.js'
+import {
+  type Connection,
+  type ConnectionEvent,
+  ConnectionEventType,
+  ConnectionSchema,
+  State,
+} from '../nsm/generated/connection_pb.js'
 import type { HeldConnections } from './held-connections.ts'
 
 /** Ours: pause before a broken stream is opened again. */
@@ -17,6 +23,8 @@ export function followRemote(parts: {
   readonly name: string
   readonly id: string
   readonly held: HeldConnections
+  /** False: the endpoint tells of what it may not hand out, and only its state is passed on. */
+  readonly mayTell?: (connection: Connection) => boolean
   readonly clock: Clock
 }): () => void {
   const stopping = new AbortController()
@@ -25,13 +33,13 @@ export function followRemote(parts: {
 }
 
 async function follow(parts: Parameters<typeof followRemote>[0], signal: AbortSignal): Promise<void> {
-  const { monitor, name, id, held, clock } = parts
+  const { monitor, name, id, held, mayTell = () => true, clock } = parts
   let isDown = false
   while (!signal.aborted) {
     try {
       for await (const event of monitor({ pathSegments: [{ name, id }] }, signal)) {
         isDown = false
-        apply(event, id, held)
+        apply(event, { id, held, mayTell })
       }
     } catch {}
     if (signal.aborted) return
@@ -42,7 +50,11 @@ async function follow(parts: Parameters<typeof followRemote>[0], signal: AbortSi
 }
 
 /** The first event only shows what the request has answered; a delete counts as down: the client decides what to do. */
-function apply(event: ConnectionEvent, id: string, held: HeldConnections): void {
+function apply(
+  event: ConnectionEvent,
+  to: { readonly id: string; readonly held: HeldConnections; readonly mayTell: (connection: Connection) => boolean },
+): void {
+  const { id, held, mayTell } = to
   if (event.type === ConnectionEventType.INITIAL_STATE_TRANSFER) return
   const known = held.get(id)
   if (!known) return
@@ -52,7 +64,9 @@ function apply(event: ConnectionEvent, id: string, held: HeldConnections): void 
     const connection = clone(ConnectionSchema, theirs)
     if (connection.path) connection.path.index = index
     connection.id = id
+    connection.networkService = known.connection.networkService
     if (event.type === ConnectionEventType.DELETE) connection.state = State.DOWN
-    held.update({ ...known, connection })
+    const { state } = connection
+    held.update({ ...known, connection: mayTell(connection) ? connection : { ...known.connection, state } })
   }
 }

@@ -1,9 +1,10 @@
 import { clone } from '@bufbuild/protobuf'
 import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import { createEventQueue, type EventQueue } from '../nsm/event-queue.ts'
+import { type Admission, openAdmission } from '../nsm/admission.ts'
 import {
   type NetworkService,
   type NetworkServiceEndpoint,
@@ -11,33 +12,49 @@ import {
   NetworkServiceSchema,
 } from '../nsm/generated/registry_pb.js'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
-import { failedRegistryPolicy } from '../nsm/policies.ts'
 import { checkEndpointSize, checkServiceSize } from './entry-limits.ts'
 import { Expiry } from './expiry.ts'
 import { matchesEndpoint, matchesService } from './match.ts'
+import {
+  checkMay,
+  checkMayRemove,
+  checkOwner,
+  registrantOf,
+  ungrantedEndpoints,
+  ungrantedServices,
+} from './registrant.ts'
 import type { RegistryStore, StoredEndpoint } from './store.ts'
+import { type View, viewed } from './view.ts'
+import { type Found, Watchers } from './watchers.ts'
 
-/** A service or endpoint that a watcher asked for, or that it is gone. */
-export interface Found<T> {
-  readonly entry: T
-  readonly deleted: boolean
-}
+export type { Found } from './watchers.ts'
 
-/** The registry's rules over its store: names belong to the first identity that registers them. */
+/** The registry's rules over its store: names belong to whom the policy says, else to the first identity that registers them. */
 export interface Registry {
   /** Throws `REFUSED` when the name belongs to another identity. */
   registerService(service: NetworkService, owner: string): NetworkService
   unregisterService(name: string, owner: string): void
-  findServices(query: NetworkService): NetworkService[]
-  watchServices(query: NetworkService, signal: AbortSignal): AsyncIterable<Found<NetworkService>>
+  /** With a view: what of it is seen. */
+  findServices(query: NetworkService, view?: View<NetworkService>): NetworkService[]
+  watchServices(
+    query: NetworkService,
+    signal: AbortSignal,
+    view?: View<NetworkService>,
+  ): AsyncIterable<Found<NetworkService>>
   /** `latestEndMs`: the end of the caller's token. Throws `REFUSED` when the name belongs to another identity. */
   registerEndpoint(endpoint: NetworkServiceEndpoint, owner: string, latestEndMs: number): NetworkServiceEndpoint
   unregisterEndpoint(name: string, owner: string): void
   /** Expired entries are not given. */
-  findEndpoints(query: NetworkServiceEndpoint): NetworkServiceEndpoint[]
-  watchEndpoints(query: NetworkServiceEndpoint, signal: AbortSignal): AsyncIterable<Found<NetworkServiceEndpoint>>
+  findEndpoints(query: NetworkServiceEndpoint, view?: View<NetworkServiceEndpoint>): NetworkServiceEndpoint[]
+  watchEndpoints(
+    query: NetworkServiceEndpoint,
+    signal: AbortSignal,
+    view?: View<NetworkServiceEndpoint>,
+  ): AsyncIterable<Found<NetworkServiceEndpoint>>
   /** SPIFFE ID of the one who registered an endpoint, as TLS verified it. */
   ownerOf(endpoint: string): string | undefined
+  /** SPIFFE ID on whose word an endpoint is offered: the owner, or where a relay registered it, whom that relay named. */
+  offererOf(endpoint: string): string | undefined
   /** Resolves when everything so far survives the end of this process; an answer waits for it. */
   committed(): Promise<void>
   /** Ends every watch and the expiry; the store stays open. */
@@ -56,15 +73,21 @@ export function createRegistry(parts: {
   readonly store: RegistryStore
   /** Identities that may offer the services of others, as further sites do; by default none. */
   readonly mayOffer?: (spiffeId: string) => boolean
+  /** By default there is no policy. */
+  readonly admission?: Admission
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
 }): Registry {
-  const { store, clock, mayOffer = () => false } = parts
+  const { store, clock, audit = noAudit, mayOffer = () => false, admission = openAdmission({}) } = parts
   const serviceWatchers = new Watchers(matchesService)
   const endpointWatchers = new Watchers(matchesEndpoint)
   const expiry = new Expiry({
     ...parts,
-    onEndpoint: (entry) => endpointWatchers.tell({ entry, deleted: true }),
+    onEndpoint(entry) {
+      audit.record({ event: 'nse.expire', endpoint: entry.name, reason: 'expired' })
+      endpointWatchers.tell({ entry, deleted: true })
+    },
     onService: (entry) => serviceWatchers.tell({ entry, deleted: true }),
   })
   const live = () => store.endpoints().filter(({ expiresMs }) => expiresMs > clock.wallMs())
@@ -72,15 +95,36 @@ export function createRegistry(parts: {
     store.services().flatMap(({ service }) => (matchesService(query, service) ? [service] : []))
   const findEndpoints = (query: NetworkServiceEndpoint) =>
     live().flatMap(({ endpoint }) => (matchesEndpoint(query, endpoint) ? [endpoint] : []))
+  const onPolicy = () => {
+    for (const { service } of ungrantedServices(store, admission)) {
+      store.deleteService(service.name)
+      serviceWatchers.tell({ entry: service, deleted: true })
+    }
+    for (const { endpoint, owner } of ungrantedEndpoints(store, admission)) {
+      store.deleteEndpoint(endpoint.name)
+      audit.record({ event: 'nse.expire', id: owner, endpoint: endpoint.name, reason: 'NOT_GRANTED' })
+      endpointWatchers.tell({ entry: endpoint, deleted: true })
+    }
+    serviceWatchers.lookAgain(store.services().map(({ service }) => service))
+    endpointWatchers.lookAgain(live().map(({ endpoint }) => endpoint))
+  }
+  const ignorePolicy = admission.onChange(onPolicy)
+  if (!admission.isOpen) onPolicy()
   return {
-    findServices,
-    findEndpoints,
+    findServices: (query, view) =>
+      viewed(findServices(query), { view, matches: (seen) => matchesService(query, seen) }),
+    findEndpoints: (query, view) =>
+      viewed(findEndpoints(query), { view, matches: (seen) => matchesEndpoint(query, seen) }),
     committed: () => store.committed(),
     ownerOf: (endpoint) => store.endpoint(endpoint)?.owner,
-    watchServices: (query, signal) => serviceWatchers.watch(query, findServices(query), signal),
-    watchEndpoints: (query, signal) => endpointWatchers.watch(query, findEndpoints(query), signal),
+    offererOf(name) {
+      const held = store.endpoint(name)
+      return held && registrantOf(held.owner, held.endpoint.pathIds)
+    },
+    watchServices: (query, signal, view) => serviceWatchers.watch({ query, view }, findServices(query), signal),
+    watchEndpoints: (query, signal, view) => endpointWatchers.watch({ query, view }, findEndpoints(query), signal),
     registerService(service, owner) {
-      const stored = acceptService(store, service, owner)
+      const stored = acceptService(store, { service, owner, admission })
       expiry.used(stored.name)
       serviceWatchers.tell({ entry: stored, deleted: false })
       return stored
@@ -88,13 +132,14 @@ export function createRegistry(parts: {
     unregisterService(name, owner) {
       const held = store.service(name)
       if (!held) return
-      checkOwner(held.owner, owner, name)
+      checkMayRemove(admission, { held: held.owner, caller: owner, name })
       store.deleteService(name)
       serviceWatchers.tell({ entry: held.service, deleted: true })
     },
     registerEndpoint(endpoint, owner, latestEndMs) {
       const nowMs = clock.wallMs()
-      const { endpoint: stored, expiresMs } = acceptEndpoint(store, { endpoint, owner, latestEndMs, nowMs, mayOffer })
+      const wanted = { endpoint, owner, latestEndMs, nowMs, mayOffer, admission }
+      const { endpoint: stored, expiresMs } = audited(audit, wanted, () => acceptEndpoint(store, wanted))
       expiry.endsAt(expiresMs)
       endpointWatchers.tell({ entry: stored, deleted: false })
       return stored
@@ -102,11 +147,13 @@ export function createRegistry(parts: {
     unregisterEndpoint(name, owner) {
       const held = store.endpoint(name)
       if (!held) return
-      checkOwner(held.owner, owner, name)
+      checkMayRemove(admission, { held: held.owner, caller: owner, name })
       store.deleteEndpoint(name)
+      audit.record({ event: 'nse.expire', id: owner, endpoint: name, reason: 'unregistered' })
       endpointWatchers.tell({ entry: held.endpoint, deleted: true })
     },
     close() {
+      ignorePolicy()
       expiry.close()
       serviceWatchers.close()
       endpointWatchers.close()
@@ -114,36 +161,56 @@ export function createRegistry(parts: {
   }
 }
 
-function acceptService(store: RegistryStore, service: NetworkService, owner: string): NetworkService {
+/** A name belongs to whom the policy grants it, whoever has it; without such a grant to the first who registers it. */
+function acceptService(
+  store: RegistryStore,
+  wanted: { readonly service: NetworkService; readonly owner: string; readonly admission: Admission },
+): NetworkService {
+  const { service, owner, admission } = wanted
   if (service.name === '') throw nameless('NetworkService.Name')
   checkServiceSize(service)
   if (service.name.includes('@')) throw interdomain(service.name)
+  const grant = checkMay(admission, { owner, pathIds: service.pathIds, action: 'own', service: service.name })
   const held = store.service(service.name)
-  if (held) checkOwner(held.owner, owner, service.name)
-  else checkCount(store.services(), owner)
+  if (held && !grant) checkOwner(held.owner, owner, service.name)
+  if (held?.owner !== owner) checkCount(store.services(), owner)
   const stored = clone(NetworkServiceSchema, service)
   stored.payload ||= defaultPayload
   store.putService({ service: stored, owner })
   return stored
 }
 
-function acceptEndpoint(
-  store: RegistryStore,
-  wanted: {
-    readonly endpoint: NetworkServiceEndpoint
-    readonly owner: string
-    readonly latestEndMs: number
-    readonly nowMs: number
-    readonly mayOffer: (spiffeId: string) => boolean
-  },
-): StoredEndpoint {
+interface Wanted {
+  readonly endpoint: NetworkServiceEndpoint
+  readonly owner: string
+  readonly latestEndMs: number
+  readonly nowMs: number
+  readonly mayOffer: (spiffeId: string) => boolean
+  readonly admission: Admission
+}
+
+/** A first registration and a refusal are news; a refresh of what is there is none. */
+function audited(audit: Audit, { endpoint, owner, nowMs }: Wanted, accept: () => StoredEndpoint): StoredEndpoint {
+  const what = { id: owner, endpoint: endpoint.name, service: endpoint.networkServiceNames.join(' ') }
+  try {
+    const stored = accept()
+    const { initialRegistrationTime: since } = stored.endpoint
+    if (since && timestampMs(since) === nowMs) audit.record({ event: 'nse.register', ...what, url: endpoint.url })
+    return stored
+  } catch (error) {
+    audit.record({ event: 'nse.deny', ...what, reason: toNsmError(error).code })
+    throw error
+  }
+}
+
+function acceptEndpoint(store: RegistryStore, wanted: Wanted): StoredEndpoint {
   const { endpoint, owner, nowMs } = wanted
   if (endpoint.name === '') throw nameless('NetworkServiceEndpoint.Name')
   checkEndpointSize(endpoint)
   if ([endpoint.name, ...endpoint.networkServiceNames].some((name) => name.includes('@'))) {
     throw interdomain(endpoint.name)
   }
-  if (!wanted.mayOffer(owner)) for (const name of endpoint.networkServiceNames) checkMayOffer(store, name, owner)
+  checkOffer(store, wanted)
   const held = store.endpoint(endpoint.name)
   const isLive = held !== undefined && held.expiresMs > nowMs
   if (isLive) checkOwner(held.owner, owner, endpoint.name)
@@ -158,10 +225,14 @@ function acceptEndpoint(
   return stored
 }
 
-/** [NSM registry/client_allowed] with the identity that TLS verified. */
-function checkOwner(owner: string, caller: string, name: string): void {
-  const failed = failedRegistryPolicy(owner, caller)
-  if (failed) throw policyRefusal(`${failed}: the name ${name} belongs to another identity`)
+/** Everything that is offered must be granted; what no grant decides is offered by the owner of the service. */
+function checkOffer(store: RegistryStore, { endpoint, owner, mayOffer, admission }: Wanted): void {
+  const { networkServiceNames: names, pathIds } = endpoint
+  if (names.length === 0 && !admission.isOpen) admission.check({ id: owner, action: 'offer', service: '' })
+  for (const service of names) {
+    const grant = checkMay(admission, { owner, pathIds, action: 'offer', service })
+    if (!grant && !mayOffer(owner)) checkMayOffer(store, service, owner)
+  }
 }
 
 /**
@@ -185,32 +256,4 @@ function nameless(field: string): NsmError {
 
 function interdomain(name: string): NsmError {
   return new NsmError('REFUSED', `${name} names another domain; this registry serves its own`, 'leave the @domain out')
-}
-
-/** Who watches what; each watcher first gets the present picture, then each change that its query fits. */
-class Watchers<T> {
-  readonly #matches: (query: T, entry: T) => boolean
-  readonly #watching = new Map<EventQueue<Found<T>>, T>()
-
-  constructor(matches: (query: T, entry: T) => boolean) {
-    this.#matches = matches
-  }
-
-  watch(query: T, present: readonly T[], signal: AbortSignal): AsyncIterable<Found<T>> {
-    const events = present.map((entry) => ({ entry, deleted: false }))
-    const queue: EventQueue<Found<T>> = createEventQueue(events, {
-      signal,
-      onEnd: () => void this.#watching.delete(queue),
-    })
-    if (!signal.aborted) this.#watching.set(queue, query)
-    return queue.events
-  }
-
-  tell(found: Found<T>): void {
-    for (const [queue, query] of this.#watching) if (this.#matches(query, found.entry)) queue.push(found)
-  }
-
-  close(): void {
-    for (const queue of [...this.#watching.keys()]) queue.end()
-  }
 }

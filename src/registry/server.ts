@@ -1,5 +1,6 @@
 import { create } from '@bufbuild/protobuf'
 import type { Clock } from '../base/clock.ts'
+import { type Admission, openAdmission } from '../nsm/admission.ts'
 import { createAnswerCache } from '../nsm/encoded-answers.ts'
 import {
   type NetworkService,
@@ -26,13 +27,26 @@ import {
 } from './path-header.ts'
 import type { Found, Registry } from './registry.ts'
 import { checkUrlReach } from './url-reach.ts'
+import { endpointView, serviceView } from './view.ts'
 
 /** The two registry services of NSM over a registry. */
-export function registryServices(registry: Registry, clock: Clock, beyond?: Beyond): MethodBinding[] {
-  return [...networkServices(registry, clock, beyond), ...endpoints(registry, clock, beyond)]
+export function registryServices(
+  registry: Registry,
+  clock: Clock,
+  around: { readonly beyond?: Beyond | undefined; readonly admission?: Admission } = {},
+): MethodBinding[] {
+  const parts = { registry, clock, beyond: around.beyond, admission: around.admission ?? openAdmission({}) }
+  return [...networkServices(parts), ...endpoints(parts)]
 }
 
-function networkServices(registry: Registry, clock: Clock, beyond?: Beyond): MethodBinding[] {
+interface Parts {
+  readonly registry: Registry
+  readonly clock: Clock
+  readonly beyond: Beyond | undefined
+  readonly admission: Admission
+}
+
+function networkServices({ registry, clock, beyond, admission }: Parts): MethodBinding[] {
   const { register, find, unregister } = NetworkServiceRegistry.method
   return [
     unary(register, async (service, call) => {
@@ -51,15 +65,17 @@ function networkServices(registry: Registry, clock: Clock, beyond?: Beyond): Met
     }),
     serverStream(find, (query, call) => {
       const wanted = query.networkService ?? create(NetworkServiceSchema)
-      const elsewhere = findServicesBeyond({ registry, beyond, watch: query.watch }, wanted, call)
+      const view = serviceView(admission, call.peer.spiffeId)
+      const places = { registry, beyond, watch: query.watch, view, mayFind: mayFind(admission, call) }
+      const elsewhere = findServicesBeyond(places, wanted, call)
       if (elsewhere) return serviceEvents(elsewhere)
-      if (query.watch) return serviceEvents(registry.watchServices(wanted, call.signal))
-      return servicesFound(registry.findServices(wanted))
+      if (query.watch) return serviceEvents(registry.watchServices(wanted, call.signal, view))
+      return servicesFound(registry.findServices(wanted, view))
     }),
   ]
 }
 
-function endpoints(registry: Registry, clock: Clock, beyond?: Beyond): MethodBinding[] {
+function endpoints({ registry, clock, beyond, admission }: Parts): MethodBinding[] {
   const { register, find, unregister } = NetworkServiceEndpointRegistry.method
   return [
     unary(register, async (endpoint, call) => {
@@ -82,12 +98,18 @@ function endpoints(registry: Registry, clock: Clock, beyond?: Beyond): MethodBin
     serverStream(find, (query, call) => {
       const wanted = query.networkServiceEndpoint ?? create(NetworkServiceEndpointSchema)
       checkEndpointCounts(wanted)
-      const elsewhere = findEndpointsBeyond({ registry, beyond, watch: query.watch }, wanted, call)
+      const view = endpointView(admission, call.peer.spiffeId)
+      const places = { registry, beyond, watch: query.watch, view, mayFind: mayFind(admission, call) }
+      const elsewhere = findEndpointsBeyond(places, wanted, call)
       if (elsewhere) return endpointEvents(elsewhere)
-      if (query.watch) return endpointEvents(registry.watchEndpoints(wanted, call.signal))
-      return endpointsFound(registry.findEndpoints(wanted))
+      if (query.watch) return endpointEvents(registry.watchEndpoints(wanted, call.signal, view))
+      return endpointsFound(registry.findEndpoints(wanted, view))
     }),
   ]
+}
+
+function mayFind(admission: Admission, { peer }: PeerCall): boolean {
+  return admission.decide({ id: peer.spiffeId, action: 'find' }).isGranted
 }
 
 /* What the registry holds is found far more often than it changes: its answers are encoded once. */

@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf'
 import { afterEach, describe, expect, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
 import { createFixedSource } from '../../src/identity/fixed-source.ts'
+import type { Admission } from '../../src/nsm/admission.ts'
 import { openChannel, type Target } from '../../src/nsm/channel.ts'
 import { ConnectionSchema } from '../../src/nsm/generated/connection_pb.js'
 import { NetworkService } from '../../src/nsm/generated/networkservice_pb.js'
@@ -14,6 +15,7 @@ import { createRegistry } from '../../src/registry/registry.ts'
 import { registryServices } from '../../src/registry/server.ts'
 import { openRegistryStore } from '../../src/registry/store.ts'
 import { FakeClock, TestMesh } from '../nsm/mesh.ts'
+import { admissionOf } from '../support/policy.ts'
 
 const open: (() => unknown)[] = []
 afterEach(async () => {
@@ -50,7 +52,9 @@ async function startDomain(mesh: TestMesh) {
 }
 
 /** The way to a domain `far.test`, and a registry of the domain `near.test` that knows it. */
-async function start(parts: { readonly mesh?: TestMesh; readonly far?: TestMesh } = {}) {
+async function start(
+  parts: { readonly mesh?: TestMesh; readonly far?: TestMesh; readonly admission?: Admission } = {},
+) {
   const clock = new FakeClock()
   const mesh = parts.mesh ?? new TestMesh('test.internal', clock)
   open.push(() => mesh.close())
@@ -76,7 +80,13 @@ async function start(parts: { readonly mesh?: TestMesh; readonly far?: TestMesh 
   const registry = createRegistry({ store, clock: mesh.clock, log: silentLog })
   open.push(() => registry.close())
   const ownUrl = () => 'tcp://192.0.2.9:5001'
-  const near = await mesh.serve(registryServices(registry, mesh.clock, { domains, ownUrl }), source)
+  const near = await mesh.serve(
+    registryServices(registry, mesh.clock, {
+      beyond: { domains, ownUrl },
+      ...(parts.admission ? { admission: parts.admission } : {}),
+    }),
+    source,
+  )
   const client = createRegistryClient(mesh.channel(near, mesh.source('/client')))
   return { mesh, clock, far, domains, registry, client, asked, dialed }
 }
@@ -97,6 +107,21 @@ describe('a registry that knows the way to other domains', () => {
     ])
     expect(await client.findEndpoints({ name: 'nse-1@far.test' })).toHaveLength(1)
     expect(await client.findEndpoints({ name: 'nse-2@far.test' })).toEqual([])
+  })
+
+  test('asks nobody for what the caller may not find, and shows what it may', async () => {
+    const grant = (services: string[]) => [{ who: 'spiffe://test.internal/client', may: ['find'], services }]
+    const hidden = await start({ admission: admissionOf({ grants: grant(['*']) }) })
+    expect(await hidden.client.findServices({ name: 'net@far.test' })).toEqual([])
+    expect(await hidden.client.findEndpoints({ networkServiceNames: ['net@far.test'] })).toEqual([])
+    expect(hidden.asked).toEqual([])
+    expect(await hidden.client.findServices({ name: '@far.test' })).toEqual([])
+    const nobody = await start({ admission: admissionOf({}) })
+    expect(await nobody.client.findServices({ name: '@far.test' })).toEqual([])
+    expect(nobody.asked).toEqual([])
+    const shown = await start({ admission: admissionOf({ grants: grant(['net@far.test']) }) })
+    expect((await shown.client.findServices({ name: '@far.test' })).map(({ name }) => name)).toEqual(['net@far.test'])
+    expect(await shown.client.findEndpoints({ networkServiceNames: ['net@far.test'] })).toHaveLength(1)
   })
 
   test('finds everything of a domain by the domain alone', async () => {
@@ -175,7 +200,7 @@ describe('the way to other domains', () => {
     await expect(asking).rejects.toMatchObject({
       code: 'IDENTITY',
       message: expect.stringContaining('the servers of the domain far.test and we do not trust each other'),
-      next: expect.stringContaining('trust bundle'),
+      next: expect.stringContaining('nsm ca bundle'),
     })
   })
 

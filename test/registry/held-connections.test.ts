@@ -50,7 +50,9 @@ describe('held connections', () => {
     const connection = heldBy('alice', 'a')
     held.put(connection, { endMs: 0, onEnd: () => {} })
     const stop = new AbortController()
-    const events = held.watch(create(MonitorScopeSelectorSchema), 'alice', stop.signal)[Symbol.asyncIterator]()
+    const events = held
+      .watch(create(MonitorScopeSelectorSchema), ({ owner }) => owner === 'alice', stop.signal)
+      [Symbol.asyncIterator]()
     await events.next()
     held.down('a')
     const { value } = await events.next()

@@ -1,4 +1,5 @@
 import { silentLog } from '../../src/base/log.ts'
+import { type Admission, openAdmission } from '../../src/nsm/admission.ts'
 import { openChannel } from '../../src/nsm/channel.ts'
 import type { NsmServer } from '../../src/nsm/server.ts'
 import { createManager } from '../../src/registry/manager.ts'
@@ -13,14 +14,15 @@ export async function startManagerRig(
   parts: {
     readonly source?: ReturnType<TestMesh['source']>
     readonly localEndpoint?: Parameters<typeof createManager>[0]['localEndpoint']
+    readonly admission?: Admission
   } = {},
 ): Promise<{ readonly registry: Registry; readonly server: NsmServer }> {
   const { clock } = mesh
-  const { source = mesh.source('/manager'), localEndpoint = () => undefined } = parts
+  const { source = mesh.source('/manager'), localEndpoint = () => undefined, admission = openAdmission({}) } = parts
   const store = openRegistryStore(':memory:')
-  const registry = createRegistry({ store, clock, log: silentLog })
+  const registry = createRegistry({ store, admission, clock, log: silentLog })
   const manager = createManager({
-    ...{ name: 'manager-1', registry, localEndpoint, clock, log: silentLog },
+    ...{ name: 'manager-1', registry, admission, localEndpoint, clock, log: silentLog },
     dial: (target, expect) => openChannel({ target, source, clock, expect }),
   })
   mesh.onClose(() => {
@@ -28,5 +30,6 @@ export async function startManagerRig(
     registry.close()
     store.close()
   })
-  return { registry, server: await mesh.serve([...registryServices(registry, clock), ...manager.services], source) }
+  const services = [...registryServices(registry, clock, { admission }), ...manager.services]
+  return { registry, server: await mesh.serve(services, source, admission) }
 }

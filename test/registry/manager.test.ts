@@ -5,6 +5,7 @@ import { type Clock, systemClock } from '../../src/base/clock.ts'
 import { NsmError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { signToken } from '../../src/identity/token.ts'
+import { openAdmission } from '../../src/nsm/admission.ts'
 import { openChannel } from '../../src/nsm/channel.ts'
 import {
   type Connection,
@@ -88,7 +89,7 @@ async function startMesh(clock: Clock = systemClock, storePath = ':memory:', rel
     registry,
     localEndpoint: (name) => locals.get(name),
     dial: (target) => openChannel({ target, source, clock }),
-    relays,
+    admission: openAdmission({ relays }),
     clock,
     log: silentLog,
   })
@@ -449,7 +450,7 @@ describe('the manager', () => {
         registry: far.registry,
         localEndpoint: () => farEndpoint,
         dial: (target) => openChannel({ target, source, clock: mesh.clock }),
-        relays: ['spiffe://test.internal/manager'],
+        admission: openAdmission({ relays: ['spiffe://test.internal/manager'] }),
         clock: mesh.clock,
         log: silentLog,
       }).services,

@@ -55,7 +55,7 @@ function start() {
   const told: [ConnectionEventType, State | undefined, string | undefined, number | undefined][] = []
   const follow = async () => {
     const selector = create(MonitorScopeSelectorSchema, { pathSegments: [{ id: 'c-1' }] })
-    for await (const { type, connections } of held.watch(selector, owner, watching.signal)) {
+    for await (const { type, connections } of held.watch(selector, (one) => one.owner === owner, watching.signal)) {
       const [connection] = Object.values(connections)
       told.push([type, connection?.state, connection?.id, connection?.path?.index])
     }
