@@ -7,8 +7,8 @@ import { writePerformance } from './performance.ts'
 import type { BenchSection } from './section.ts'
 
 /**
- * `npm run bench [tunnel|dns|connect|heal|start|control ...] [--json] [--runs N] [--only TEXT] [--docs]`: a table, then one JSON document. With
- * `--only` the section `control` measures just what has the text in its name; with `--docs` the section `tunnel` writes docs/performance.md.
+ * `npm run bench [tunnel|dns|connect|heal|start|identity|control ...] [--json] [--runs N] [--only TEXT] [--docs]`: a table, then one JSON document. With
+ * `--only` the sections `identity` and `control` measure just what has the text in its name; with `--docs` the section `tunnel` writes docs/performance.md.
  */
 interface Options {
   readonly runs: number
@@ -21,6 +21,7 @@ const sections: Readonly<Record<string, (options: Options) => Promise<BenchSecti
   connect: async (options) => (await import('./connect.ts')).benchConnect(options),
   heal: async (options) => (await import('./heal.ts')).benchHeal(options),
   start: async (options) => (await import('./start.ts')).benchStart(options),
+  identity: async (options) => (await import('./identity.ts')).benchIdentity(options),
   control: async (options) => (await import('./control.ts')).benchControl(options),
 }
 

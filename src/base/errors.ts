@@ -16,7 +16,10 @@ export const errorTable = {
   NOT_FOUND: { exit: 6, when: 'no such network service or endpoint' },
   UNREACHABLE: { exit: 7, when: 'background process, manager or registry silent, or the deadline passed' },
   CONFLICT: { exit: 8, when: 'an address, prefix, route, port, interface or DNS scope is already taken' },
-  PERMISSION: { exit: 9, when: 'a right is missing: root, CAP_NET_ADMIN or a readable TUN device' },
+  PERMISSION: {
+    exit: 9,
+    when: 'a right is missing: root, CAP_NET_ADMIN, a readable TUN device, or a file system with room that may be written',
+  },
   LOST: { exit: 10, when: 'the connection was up and healing gave up, or the data path is dead' },
 } as const satisfies Record<string, { readonly exit: number; readonly when: string }>
 
@@ -64,11 +67,44 @@ export function errorFromData(data: ErrorData): NsmError {
   return new NsmError(code, data.message, data.next)
 }
 
-/** Turns anything thrown into an `NsmError`; what is not ours is a `BUG`. */
+/** Turns anything thrown into an `NsmError`; what is neither ours nor the file system's is a `BUG`. */
 export function toNsmError(thrown: unknown): NsmError {
   if (thrown instanceof NsmError) return thrown
   const message = thrown instanceof Error ? thrown.message : String(thrown)
+  const refused = refusalOfFiles(thrown)
+  if (refused) return new NsmError('PERMISSION', `${refused.why}: ${message}`, refused.next, { cause: thrown })
   return new NsmError('BUG', `unexpected failure: ${message}`, 'report it with the output of `nsm version --json`', {
     cause: thrown,
   })
 }
+
+interface RefusalOfFiles {
+  readonly why: string
+  readonly next: string
+}
+
+/** What the machine's owner can mend: a full or read-only file system, a file of somebody else. */
+function refusalOfFiles(thrown: unknown): RefusalOfFiles | undefined {
+  if (!(thrown instanceof Error) || !('code' in thrown)) return undefined
+  // What has no path was no file: the right to a port, to a socket.
+  if ('path' in thrown && (thrown.code === 'EACCES' || thrown.code === 'EPERM')) return notOurs
+  if (thrown.code !== 'ERR_SQLITE_ERROR') return refusals.get(String(thrown.code))
+  return 'errcode' in thrown ? refusals.get(`SQLITE_${Number(thrown.errcode) & 0xff}`) : undefined
+}
+
+const full: RefusalOfFiles = { why: 'no space is left', next: 'make room, then run it again' }
+const readOnly: RefusalOfFiles = {
+  why: 'nothing can be written there',
+  next: 'set NSM_STATE_DIR and NSM_RUNTIME_DIR to folders that can be written',
+}
+const notOurs: RefusalOfFiles = { why: 'a file may not be used', next: 'check whose it is, or run nsm as root' }
+
+/** [errno(3)], [SQLite result codes] */
+const refusals: ReadonlyMap<string, RefusalOfFiles> = new Map([
+  ['ENOSPC', full],
+  ['EDQUOT', full],
+  ['SQLITE_13', full],
+  ['EROFS', readOnly],
+  ['SQLITE_8', readOnly],
+  ['SQLITE_14', readOnly],
+])

@@ -1,4 +1,5 @@
 import { printable } from './printable.ts'
+import { hasSecret, isSecretField } from './secrets.ts'
 
 /** A log field; nested objects are not logged. */
 export type LogValue = string | number | boolean | undefined
@@ -49,16 +50,11 @@ const levels: readonly LogLevel[] = ['error', 'warn', 'info', 'debug']
 /** Ours: a peer's text in a log line is cut here, so that a hostile peer cannot fill the log. */
 const valueMaxCharacters = 256
 
-/** Field names whose value never reaches a log, whatever it is. */
-const secretField = /key|token|secret|password|svid|joinstring|authorization|csr/i
-/** Values that look like a secret: a compact JWT, a PEM private key, 32 bytes in base64. */
-const secretValue = /eyJ[\w-]+\.[\w-]+\.|-----BEGIN [A-Z ]*PRIVATE KEY|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{43}=|[?&]jt=/
-
 function redact(fields: LogFields): LogFields {
   const kept: Record<string, LogValue> = {}
   for (const [name, value] of Object.entries(fields)) {
-    if (value === undefined || secretField.test(name)) continue
-    if (typeof value === 'string') kept[name] = secretValue.test(value) ? '[secret]' : oneLine(value)
+    if (value === undefined || isSecretField(name)) continue
+    if (typeof value === 'string') kept[name] = hasSecret(value) ? '[secret]' : oneLine(value)
     else kept[name] = value
   }
   return kept

@@ -1,4 +1,3 @@
-import { NsmError } from '../base/errors.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
 
 /** What `nsm cleanup` prints. */
@@ -22,13 +21,8 @@ export class Cleanup extends NsmCommand {
   }
 
   async #leaveAll(): Promise<readonly string[]> {
-    try {
-      const request = { services: [], force: true }
-      const { disconnected } = await this.withDaemon(false, (daemon) => daemon.disconnect(request, this.context.signal))
-      return disconnected.map((service) => `${service}  disconnected`)
-    } catch (error) {
-      if (error instanceof NsmError && error.code === 'UNREACHABLE') return []
-      throw error
-    }
+    const request = { services: [], force: true }
+    const left = await this.askIfRunning(undefined, (daemon) => daemon.disconnect(request, this.context.signal))
+    return (left?.disconnected ?? []).map((service) => `${service}  disconnected`)
   }
 }

@@ -48,6 +48,24 @@ export const commandTable: readonly CommandEntry[] = [
     load: async () => (await import('./invite.ts')).Invite,
   },
   {
+    id: 'ca status',
+    aliases: [],
+    summary: 'show the root of the running server and the domains it federates with',
+    load: async () => (await import('./ca-status.ts')).CaStatus,
+  },
+  {
+    id: 'ca rotate',
+    aliases: [],
+    summary: 'replace the root of the running server, step by step',
+    load: async () => (await import('./ca-rotate.ts')).CaRotate,
+  },
+  {
+    id: 'ca bundle',
+    aliases: [],
+    summary: 'print the trust bundle of the running server for other trust domains',
+    load: async () => (await import('./ca-bundle.ts')).CaBundle,
+  },
+  {
     id: 'login',
     aliases: [],
     summary: 'log in as a person at the issuer that a server believes',
@@ -64,6 +82,24 @@ export const commandTable: readonly CommandEntry[] = [
     aliases: [],
     summary: 'show the identity of this machine',
     load: async () => (await import('./whoami.ts')).Whoami,
+  },
+  {
+    id: 'policy test',
+    aliases: [],
+    summary: 'ask the policy whether somebody may do something, and which line says so',
+    load: async () => (await import('./policy-test.ts')).PolicyTest,
+  },
+  {
+    id: 'policy check',
+    aliases: [],
+    summary: 'read a policy file as the server would',
+    load: async () => (await import('./policy-check.ts')).PolicyCheck,
+  },
+  {
+    id: 'audit',
+    aliases: [],
+    summary: 'show who got an identity or was refused, and check that the record is whole',
+    load: async () => (await import('./audit.ts')).Audit,
   },
   {
     id: 'dns status',

@@ -1,6 +1,5 @@
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
-import { NsmError } from '../base/errors.ts'
 import { silentLog } from '../base/log.ts'
 import type { DisconnectResult } from '../daemon/protocol.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
@@ -32,13 +31,11 @@ export class Disconnect extends NsmCommand {
   }
 
   async #leave(request: { readonly services: readonly string[]; readonly force: boolean }): Promise<DisconnectResult> {
-    try {
-      return await this.withDaemon(false, (daemon) => daemon.disconnect(request, this.context.signal))
-    } catch (error) {
-      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
-      await this.context.repairMachine(this.context.settings, silentLog)
-      return { apiVersion: 'nsm/disconnect/v1', disconnected: [] }
-    }
+    const { signal, settings } = this.context
+    const left = await this.askIfRunning(undefined, (daemon) => daemon.disconnect(request, signal))
+    if (left) return left
+    await this.context.repairMachine(settings, silentLog)
+    return { apiVersion: 'nsm/disconnect/v1', disconnected: [] }
   }
 }
 

@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags'
 import { NsmError } from '../base/errors.ts'
 import type { ServeSettings } from '../daemon/serve-settings.ts'
 import type { ServeHandle } from '../ui/command-context.ts'
-import { readJoinString, readText } from '../ui/credential-files.ts'
+import { readJoinString } from '../ui/credential-files.ts'
 import { type ServeResult, serveText } from '../ui/join-text.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
 import { serveRequest } from '../ui/serve-request.ts'
@@ -106,7 +106,29 @@ export class Serve extends NsmCommand {
     issuers: Flags.string({
       helpValue: 'FILE',
       env: 'NSM_ISSUERS',
-      summary: 'JSON file of issuers and their rules, when one of them is not enough',
+      summary:
+        'YAML or JSON file of issuers and their rules, when one of them is not enough; read again when it changes',
+    }),
+    'bundle-listen': Flags.string({
+      helpValue: 'HOST:PORT',
+      env: 'NSM_BUNDLE_LISTEN',
+      summary: 'TCP address that gives the trust bundle to other domains by https, with --bundle-cert and --bundle-key',
+    }),
+    'bundle-cert': Flags.string({
+      helpValue: 'FILE',
+      env: 'NSM_BUNDLE_CERT',
+      summary: 'its certificate of a public authority in PEM, read again when it changes',
+    }),
+    'bundle-key': Flags.string({
+      helpValue: 'FILE',
+      env: 'NSM_BUNDLE_KEY',
+      summary: 'the key of that certificate in PEM',
+    }),
+    policy: Flags.string({
+      helpValue: 'FILE',
+      env: 'NSM_POLICY',
+      summary:
+        'YAML or JSON file of who may do what, read again when it changes; everybody who joined, when none is given',
     }),
     verbose: Flags.boolean({ default: false, env: 'NSM_VERBOSE', summary: 'log what happens to standard error' }),
   }
@@ -117,10 +139,11 @@ export class Serve extends NsmCommand {
     const dirs = { stateDir: flags.state ?? settings.stateDir, runtimeDir: settings.runtimeDir }
     const { readInput } = this.context
     const joinString = flags.join === undefined ? undefined : await readJoinString(flags.join, readInput)
-    const issuerFile = flags.issuers === undefined ? undefined : await readText(flags.issuers)
-    const request = { ...serveRequest(flags, dirs, issuerFile), ...(joinString === undefined ? {} : { joinString }) }
+    const request = { ...serveRequest(flags, dirs), ...(joinString === undefined ? {} : { joinString }) }
     const log = this.processLog(flags.verbose ? 'debug' : settings.logLevel === 'info' ? 'warn' : settings.logLevel)
     const running = await this.context.startServe(request, log, signal)
+    // Without such a file SIGHUP ends the server, as when its terminal is closed.
+    if (flags.policy !== undefined || flags.issuers !== undefined) this.context.onHangup(() => void running.reload())
     try {
       this.#show(request, running)
       await untilStopped(running, signal)

@@ -1,5 +1,4 @@
 import * as Args from '@oclif/core/args'
-import { NsmError } from '../base/errors.ts'
 import { silentLog } from '../base/log.ts'
 import type { TunnelDownResult } from '../daemon/tunnel-protocol.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
@@ -26,12 +25,9 @@ export class TunnelDown extends NsmCommand {
   }
 
   async #end(interfaceNames: readonly string[]): Promise<TunnelDownResult> {
-    try {
-      return await this.withDaemon(false, (daemon) => daemon.tunnelDown({ interfaceNames }))
-    } catch (error) {
-      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
-      await this.context.repairMachine(this.context.settings, silentLog)
-      return { apiVersion: 'nsm/tunnel-down/v1', ended: [] }
-    }
+    const ended = await this.askIfRunning(undefined, (daemon) => daemon.tunnelDown({ interfaceNames }))
+    if (ended) return ended
+    await this.context.repairMachine(this.context.settings, silentLog)
+    return { apiVersion: 'nsm/tunnel-down/v1', ended: [] }
   }
 }

@@ -1,4 +1,3 @@
-import { NsmError } from '../base/errors.ts'
 import type { TunnelStatusResult } from '../daemon/tunnel-protocol.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
 import { tunnelsText } from '../ui/tunnel-text.ts'
@@ -10,18 +9,10 @@ export class TunnelStatus extends NsmCommand {
 
   async run(): Promise<TunnelStatusResult> {
     await this.parse(TunnelStatus)
-    const status = await this.#ask()
+    const absent = { apiVersion: 'nsm/tunnel-status/v1', tunnels: [] } as const
+    const status = await this.askIfRunning<TunnelStatusResult>(absent, (daemon) => daemon.tunnelStatus())
     const { wallMs, isTerminal } = this.context
     this.log(tunnelsText(status.tunnels, { nowMs: wallMs(), relative: isTerminal }))
     return status
-  }
-
-  async #ask(): Promise<TunnelStatusResult> {
-    try {
-      return await this.withDaemon(false, (daemon) => daemon.tunnelStatus())
-    } catch (error) {
-      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
-      return { apiVersion: 'nsm/tunnel-status/v1', tunnels: [] }
-    }
   }
 }

@@ -1,8 +1,12 @@
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { createTurns } from '../base/turns.ts'
 import type { NsmClient } from '../nsm/client.ts'
+import { keyToBase64 } from '../tunnel/key-text.ts'
+import { publicKeyOf } from '../tunnel/wireguard/keys.ts'
+import { auditStates } from './audit-states.ts'
 import { mayOverlap } from './awareness.ts'
 import { type Driver, startDriver } from './driver.ts'
 import type { Journal } from './journal.ts'
@@ -23,6 +27,7 @@ export interface ConnectionsParts {
   readonly journal: Journal
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
   /** A random number in [0, 1). */
   readonly random: () => number
   readonly onCount: (count: number) => void
@@ -33,6 +38,8 @@ export interface ManagerSession {
   readonly client: NsmClient
   readonly address: string
   readonly url: string
+  /** Whose identity it uses. */
+  readonly source?: { current(): { readonly svid: { readonly spiffeId: string } } }
 }
 
 /** One `connect` of one service. */
@@ -54,7 +61,7 @@ interface Live {
   readonly link: Link
   readonly driver: Driver<NsmLease>
   readonly connectionId: string
-  readonly managerUrl: string
+  readonly session: ManagerSession
   readonly sinceMs: number
   /** Who hears of the first connect's parts; later changes are nobody's progress. */
   readonly listeners: Set<(state: State<NsmLease>) => void>
@@ -95,6 +102,11 @@ export class Connections {
   /** True when nothing is connected or being connected. */
   get isEmpty(): boolean {
     return this.#live.size === 0
+  }
+
+  /** The sessions that connections use. */
+  get sessions(): ReadonlySet<ManagerSession> {
+    return new Set([...this.#live.values()].map(({ session }) => session))
   }
 
   /** Describes every connection. */
@@ -145,8 +157,10 @@ export class Connections {
   }
 
   #open(call: ConnectCall, session: ManagerSession): Live {
-    const { clock, log, random, onCount } = this.#parts
+    const { clock, log, audit = noAudit, random, onCount } = this.#parts
     const service = serviceText(call.wanted)
+    const { connectionId, privateKey } = this.#parts.store.get(service)
+    const publicKey = keyToBase64(publicKeyOf(privateKey))
     const link = new Link({
       ...this.#parts,
       wanted: call.wanted,
@@ -156,17 +170,21 @@ export class Connections {
       progress: call.progress,
     })
     const listeners: Live['listeners'] = new Set()
+    const record = auditStates<NsmLease>(audit, () => {
+      const address = link.addresses.join(' ')
+      return { id: idOf(session), service, connection: connectionId, address, publicKey }
+    })
     const onState = (state: State<NsmLease>) => {
+      record(state)
       for (const listener of [...listeners]) listener(state)
     }
     const driver = startDriver<NsmLease>({ actions: link, clock, log, random, onState })
-    const { connectionId } = this.#parts.store.get(service)
     const live = {
       wanted: call.wanted,
       link,
       driver,
       connectionId,
-      managerUrl: session.url,
+      session,
       sinceMs: clock.wallMs(),
       listeners,
     }
@@ -196,7 +214,7 @@ export class Connections {
   }
 
   #view(live: Live): Promise<ConnectionView> {
-    return viewOf({ ...live, state: live.driver.state() })
+    return viewOf({ ...live, managerUrl: live.session.url, state: live.driver.state() })
   }
 }
 
@@ -235,6 +253,14 @@ function untilUp(live: Live, signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', abort, { once: true })
     look(live.driver.state())
   })
+}
+
+function idOf({ source }: ManagerSession): string | undefined {
+  try {
+    return source?.current().svid.spiffeId
+  } catch {
+    return undefined
+  }
 }
 
 function disconnected(): NsmError {

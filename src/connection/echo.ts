@@ -39,18 +39,18 @@ export function openEcho(route: EchoRoute): Echo | undefined {
   const name = allocateNative(32)
   writeSockaddr(name.bytes, { address: route.to, port: 0 })
   const message = new MessageHeaders(1)
-  message.data(0, packet.address, request.length)
-  message.name(0, name.address + 4, name.view.getUint32(0, true))
   let isOpen = true
   return {
     send() {
-      if (isOpen) system.sendmmsg(fd, message.address, 1, MSG_DONTWAIT)
+      if (!isOpen) return
+      // Said anew each time: so the memory they point to stays as long as this can be called.
+      message.data(0, packet.address, request.length)
+      message.name(0, name.address + 4, name.view.getUint32(0, true))
+      system.sendmmsg(fd, message.address, 1, MSG_DONTWAIT)
     },
     close() {
       if (isOpen) system.close(fd)
       isOpen = false
-      // The system reads these while the socket is open.
-      void [packet, name, message]
     },
   }
 }

@@ -41,8 +41,8 @@ const connectGraceMs = 5_000
 /** Ours: a registry far away has 15 s for its answer. */
 const listTimeoutMs = 20_000
 
-/** Ours: the server may ask the issuer for its keys first. */
-const loginTimeoutMs = 30_000
+/** Ours: the server may ask the issuer for its keys first, and a keychain its owner for the password, in two calls. */
+const loginTimeoutMs = 90_000
 
 /** A process that is just ending accepts a connection but answers nothing: the first question finds out. */
 async function greet(rpc: RpcClient): Promise<DaemonClient> {
@@ -84,7 +84,7 @@ function createClient(rpc: RpcClient): DaemonClient {
     tunnelStatus: async () => expectResult(await rpc.call('tunnelStatus', {}), isTunnelStatusResult),
     login: async (request, signal) =>
       expectResult(await rpc.call('login', request, { signal, timeoutMs: loginTimeoutMs }), isIdentityResult),
-    logout: async () => expectResult(await rpc.call('logout', {}), isIdentityResult),
+    logout: async () => expectResult(await rpc.call('logout', {}, { timeoutMs: loginTimeoutMs }), isIdentityResult),
     whoami: async () => expectResult(await rpc.call('whoami', {}), isIdentityResult),
     version: async () => expectResult(await rpc.call('version', {}), isVersionResult),
     close: () => rpc.close(),

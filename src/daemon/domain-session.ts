@@ -21,7 +21,7 @@ export function openDomainSession(parts: {
     expect: answersFor(domain, source),
   })
   return {
-    ...{ channel, client, registry, source, domain },
+    ...{ channel, client, registry, source, domain, home: channel },
     address: servers.manager.address,
     url: urlOf(servers.manager),
     async close() {

@@ -9,12 +9,16 @@ import type { ReachedAt } from './serve-address.ts'
 import { sitePrefixOfIds } from './serve-ids.ts'
 
 /** A fresh single-use join string. */
-export interface InviteResult {
-  readonly apiVersion: 'nsm/invite/v1'
-  readonly joinString: string
+export interface InviteResult extends OpenInvite {
   readonly spiffeId: string
   /** Milliseconds since the Unix epoch. */
   readonly expiresMs: number
+}
+
+/** A join string without a token: it admits nobody by itself, and does not end. */
+export interface OpenInvite {
+  readonly apiVersion: 'nsm/invite/v1'
+  readonly joinString: string
 }
 
 /** What is asked for: an ID of its own (`spiffe://domain/path` or `/path`), a made-up one by default. */

@@ -1,9 +1,10 @@
 import { NsmError } from '../base/errors.ts'
 import { parsePrefix } from '../base/ip.ts'
 import { isJsonObject, type JsonObject } from '../base/json.ts'
+import { storeChoices } from '../identity/secret-store.ts'
 import type { DnsTraceRequest } from './dns-protocol.ts'
 import type { LoginRequest } from './login-protocol.ts'
-import type { ConnectRequest, DisconnectRequest, DnsMode, ListRequest, SvidText } from './protocol.ts'
+import type { ConnectRequest, DisconnectRequest, DnsMode, ListRequest, SvidPaths, SvidText } from './protocol.ts'
 import type { TunnelDownRequest, TunnelUpRequest } from './tunnel-protocol.ts'
 
 /* The border of the background process: what comes in is checked once, unknown keys are refused [security X4]. */
@@ -20,6 +21,7 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
     'workloadHint',
     'workloadId',
     'workloadFirst',
+    'applicationUid',
     'labels',
     'interfaceName',
     'mtuBytes',
@@ -46,6 +48,7 @@ export function parseConnectRequest(value: unknown): ConnectRequest {
     workloadHint: optionalText(object, 'workloadHint'),
     workloadId: optionalText(object, 'workloadId'),
     workloadFirst: optionalFlag(object, 'workloadFirst'),
+    applicationUid: optionalInteger(object, 'applicationUid', uidMax),
     interfaceName: optionalText(object, 'interfaceName'),
     mtuBytes: optionalInteger(object, 'mtuBytes', mtuMaxBytes),
     allowDomains: object['allowDomains'] === undefined ? undefined : texts(object, 'allowDomains'),
@@ -84,8 +87,15 @@ export function parseListRequest(value: unknown): ListRequest {
 
 /** Reads the parameters of `login`; throws `USAGE`. */
 export function parseLoginRequest(value: unknown): LoginRequest {
-  const object = objectWith(value, ['joinString', 'idToken'])
-  return { joinString: text(object['joinString'], 'joinString'), idToken: text(object['idToken'], 'idToken') }
+  const object = objectWith(value, ['joinString', 'idToken', 'issuer', 'clientId', 'refreshToken', 'store'])
+  return {
+    joinString: text(object['joinString'], 'joinString'),
+    idToken: text(object['idToken'], 'idToken'),
+    issuer: text(object['issuer'], 'issuer'),
+    clientId: text(object['clientId'], 'clientId'),
+    store: oneOf(object, 'store', storeChoices),
+    ...present({ refreshToken: optionalText(object, 'refreshToken') }),
+  }
 }
 
 /** Reads the parameters of `dnsTrace`; throws `USAGE`. */
@@ -115,6 +125,8 @@ const timeoutMaxMs = 86_400_000
 const entriesMax = 128
 /** Ours: a join file or a PEM bundle is smaller. */
 const textMaxCharacters = 256 * 1024
+/** [Linux uidgid.h] The largest number is nobody's. */
+const uidMax = 2 ** 32 - 2
 /** [IEEE 802.3] Jumbo frames end here. */
 const mtuMaxBytes = 9_216
 
@@ -186,12 +198,23 @@ function labelsOf(object: JsonObject): Readonly<Record<string, string>> {
 
 function optionalSvid(object: JsonObject): SvidText | undefined {
   if (object['svidFiles'] === undefined) return undefined
-  const svid = objectWith(object['svidFiles'], ['svidPem', 'keyPem', 'bundlePem'])
+  const svid = objectWith(object['svidFiles'], ['svidPem', 'keyPem', 'bundlePem', 'paths'])
   return {
     svidPem: text(svid['svidPem'], 'svidPem'),
     keyPem: text(svid['keyPem'], 'keyPem'),
     bundlePem: text(svid['bundlePem'], 'bundlePem'),
+    ...(svid['paths'] === undefined ? {} : { paths: svidPaths(svid['paths']) }),
   }
+}
+
+function svidPaths(value: unknown): SvidPaths {
+  const paths = objectWith(value, ['svidPath', 'keyPath', 'bundlePath'])
+  const path = (name: string) => {
+    const given = text(paths[name], name)
+    if (given.startsWith('/') && !given.includes('\0')) return given
+    throw fault(name, 'is an absolute path')
+  }
+  return { svidPath: path('svidPath'), keyPath: path('keyPath'), bundlePath: path('bundlePath') }
 }
 
 type Present<T> = { readonly [K in keyof T]?: Exclude<T[K], undefined> }

@@ -40,6 +40,8 @@ export interface ConnectRequest {
   readonly workloadId?: string
   /** True when the agent was asked for by name: what was joined before does not count then. */
   readonly workloadFirst?: boolean
+  /** The user behind `sudo`, whose applications may use the identity too. */
+  readonly applicationUid?: number
   readonly labels: Readonly<Record<string, string>>
   readonly interfaceName?: string
   readonly mtuBytes?: number
@@ -69,6 +71,15 @@ export interface SvidText {
   readonly svidPem: string
   readonly keyPem: string
   readonly bundlePem: string
+  /** Where its successors will be: another program renews them there. */
+  readonly paths?: SvidPaths
+}
+
+/** The files of an X.509-SVID, absolute. Only root and the user of the background process may name them, and it reads them as that. */
+export interface SvidPaths {
+  readonly svidPath: string
+  readonly keyPath: string
+  readonly bundlePath: string
 }
 
 /** The named parts of `nsm connect`, in order. */
@@ -93,6 +104,8 @@ export interface ConnectResult {
   /** True when nothing had to be done. */
   readonly alreadyUp: boolean
   readonly steps: readonly { readonly phase: string; readonly ms: number }[]
+  /** Where applications get this identity, as in SPIFFE_ENDPOINT_SOCKET. */
+  readonly spiffeSocket?: string
   readonly totalMs: number
 }
 
@@ -114,6 +127,8 @@ export interface StatusResult {
   readonly apiVersion: 'nsm/status/v1'
   readonly running: boolean
   readonly identity?: { readonly spiffeId: string; readonly notAfterMs: number }
+  /** Where applications get this identity, as in SPIFFE_ENDPOINT_SOCKET. */
+  readonly spiffeSocket?: string
   readonly connections: readonly ConnectionView[]
   readonly dns?: DnsView
   readonly warnings: readonly string[]

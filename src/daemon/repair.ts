@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises'
 import { makePrivateDir } from '../base/files.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
@@ -5,7 +6,7 @@ import { clearJournal, readJournal, resolverJournalPath } from '../connection/jo
 import { repairSystemDns } from '../dns/os/open.ts'
 import { removeLeftGuards } from '../tunnel/tun/fence.ts'
 import { takeLock } from './lock.ts'
-import { lockPath } from './paths.ts'
+import { lockPath, workloadSocketPath } from './paths.ts'
 
 /** What was put back, in words. */
 export interface Repaired {
@@ -30,6 +31,7 @@ export async function repairMachine(settings: Settings, log: Log): Promise<Repai
  * refuse a service's packets did not.
  */
 export async function repairLeftovers(settings: Settings, log: Log): Promise<Repaired> {
+  await rm(workloadSocketPath(settings), { force: true })
   const interfaceNames = await readJournal(settings.stateDir)
   const guards = interfaceNames.length > 0 ? await removeLeftGuards() : []
   if (interfaceNames.length > 0) await clearJournal(settings.stateDir)

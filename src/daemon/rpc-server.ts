@@ -1,5 +1,6 @@
 import { chmod, rm } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { JsonObject } from '../base/json.ts'
@@ -28,6 +29,7 @@ export interface RpcServerSettings {
   readonly guarded: readonly string[]
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
   /** The number of open connections changed. */
   readonly onConnections?: (count: number) => void
   /** The kernel's word on a peer; a double in tests. */
@@ -46,6 +48,10 @@ const connectionsMax = 64
 const firstMessageMs = 5_000
 /** Ours: calls under way on one connection. */
 const callsMax = 16
+/** Ours: who has as many bytes of answers to read gets no more of them; our client asks when it has read. */
+const unreadMaxBytes = 1024 * 1024
+/** Ours: what was written last leaves within this, or never: whoever does not read must not hold up the end. */
+const farewellMs = 500
 
 /**
  * Listens on a unix socket. It is open to everybody only when the kernel says who calls; it is never open for a moment
@@ -79,13 +85,17 @@ class Session {
   readonly #socket: Socket
   readonly #settings: RpcServerSettings
   readonly #caller: Caller
+  /** What the kernel says of the caller. */
+  readonly #uid: number | undefined
   readonly #calls = new Map<number, AbortController>()
   readonly #reader = new LineReader()
 
   constructor(socket: Socket, settings: RpcServerSettings, onEnd: () => void) {
     this.#socket = socket
     this.#settings = settings
-    this.#caller = { mayAct: mayAct((settings.credentialsOf ?? peerCredentials)(socket)) }
+    const peer = (settings.credentialsOf ?? peerCredentials)(socket)
+    this.#uid = peer?.uid
+    this.#caller = { mayAct: mayAct(peer) }
     const silent = settings.clock.after(firstMessageMs, () => socket.destroy())
     socket.once('data', silent)
     socket.on('data', (chunk) => this.#receive(chunk))
@@ -101,6 +111,10 @@ class Session {
     for (const call of this.#calls.values()) call.abort(gone())
     this.#socket.end()
     this.#socket.destroySoon()
+    this.#socket.once(
+      'close',
+      this.#settings.clock.after(farewellMs, () => this.#socket.destroy()),
+    )
   }
 
   #receive(chunk: Uint8Array): void {
@@ -113,6 +127,7 @@ class Session {
   }
 
   #handle(message: JsonObject): void {
+    if (this.#socket.writableLength > unreadMaxBytes) return void this.#socket.destroy()
     const { id, method, cancel } = message
     if (typeof cancel === 'number') {
       this.#calls.get(cancel)?.abort(cancelled())
@@ -139,12 +154,13 @@ class Session {
   }
 
   #permitted(method: string): Method {
-    const { methods, guarded, log } = this.#settings
+    const { methods, guarded, log, audit = noAudit } = this.#settings
     const run = Object.hasOwn(methods, method) ? methods[method] : undefined
     if (!run)
       throw new NsmError('USAGE', `unknown method ${method.slice(0, 64)}`, 'use the nsm command of this version')
     if (!guarded.includes(method) || this.#caller.mayAct) return run
     log.warn('a call of another user was refused', { method })
+    audit.record({ event: 'socket.deny', uid: this.#uid, method })
     throw new NsmError(
       'PERMISSION',
       `only root and the user of the background process may ${method}`,

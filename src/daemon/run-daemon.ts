@@ -5,10 +5,11 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import { createLog, type Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
+import { type AuditFile, openAuditFile } from './audit-file.ts'
 import { daemonMethods, guardedMethods } from './daemon-methods.ts'
 import { createIdleTimer } from './idle-timer.ts'
 import { type Lock, takeLock } from './lock.ts'
-import { lockPath, socketPath } from './paths.ts'
+import { auditPath, lockPath, socketPath } from './paths.ts'
 import { repairLeftovers } from './repair.ts'
 import { connectRpc } from './rpc-client.ts'
 import { type RpcServer, startRpcServer } from './rpc-server.ts'
@@ -41,6 +42,7 @@ export async function runDaemon(settings: Settings): Promise<void> {
 
 interface Parts {
   readonly lock: Lock
+  readonly audit: AuditFile
   readonly runtime: Runtime
   readonly server: RpcServer
   readonly ended: { shutdown: (why: string) => Promise<void> }
@@ -51,13 +53,17 @@ async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
   await makePrivateDir(settings.runtimeDir, process.getuid?.() === 0 ? 0o755 : 0o700)
   const lock = await lockUnlessServed(settings)
   if (!lock) return undefined
-  await repairLeftovers(settings, log)
+  await makePrivateDir(settings.stateDir)
+  const audit = openAuditFile({ path: auditPath(settings), clock: systemClock, log })
+  const { repaired } = await repairLeftovers(settings, log)
+  if (repaired.length > 0) audit.record({ event: 'state.repaired', what: repaired.join('; ') })
   const ended = { shutdown: async (_why: string) => {} }
   const idle = createIdleTimer({ clock: keepingClock, graceMs: idleGraceMs, onIdle: () => void ended.shutdown('idle') })
   const runtime = await startRuntime({
     settings,
     clock: systemClock,
     log,
+    audit,
     onCount: (count) => idle.set('connections', count),
   })
   const server = await startRpcServer({
@@ -66,11 +72,12 @@ async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
     guarded: guardedMethods,
     clock: systemClock,
     log,
+    audit,
     onConnections: (count) => idle.set('callers', count),
   })
-  ended.shutdown = createShutdown({ lock, runtime, server }, log)
+  ended.shutdown = createShutdown({ lock, audit, runtime, server }, log)
   idle.set('callers', 0)
-  return { lock, runtime, server, ended }
+  return { lock, audit, runtime, server, ended }
 }
 
 /**
@@ -114,6 +121,7 @@ function createShutdown(parts: Omit<Parts, 'ended'>, log: Log): (why: string) =>
     await parts.runtime
       .close()
       .catch((error: unknown) => log.error('not everything was undone', { error: String(error) }))
+    await parts.audit.close()
     parts.lock.release()
     clearTimeout(force)
     endSoon()
@@ -152,7 +160,12 @@ function daemonLog(settings: Settings): Log {
   let writtenBytes = 0
   const write = (line: string) => {
     writtenBytes += line.length + 1
-    if (writtenBytes < logMaxBytes) process.stderr.write(`${line}\n`)
+    if (writtenBytes >= logMaxBytes) return
+    try {
+      writeSync(process.stderr.fd, `${line}\n`)
+    } catch {
+      // A disk that is full ends no connection.
+    }
   }
   return createLog({ level: settings.logLevel, format: 'json', write, wallMs: systemClock.wallMs })
 }

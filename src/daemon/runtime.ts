@@ -1,11 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import type { Log } from '../base/log.ts'
 import { programVersion } from '../base/program-version.ts'
 import type { Settings } from '../base/settings.ts'
+import { withSignal } from '../base/with-signal.ts'
 import { type Connected, Connections } from '../connection/connections.ts'
 import { createJournal } from '../connection/journal.ts'
 import { type Machine, thisMachine } from '../connection/machine.ts'
@@ -13,9 +15,11 @@ import { createNames, type Names } from '../connection/names.ts'
 import { openConnectionStore } from '../connection/store.ts'
 import { serviceText, type Wanted } from '../connection/wanted.ts'
 import { bareName } from '../nsm/interdomain.ts'
+import { Applications } from './applications.ts'
 import { createDnsApi } from './dns-methods.ts'
 import { listServices } from './list-services.ts'
 import { createNameService } from './name-service.ts'
+import { workloadSocketPath } from './paths.ts'
 import type { ConnectRequest, ConnectResult, DaemonApi, DnsView, ProgressStep, StatusResult } from './protocol.ts'
 import { reach } from './reach.ts'
 import type { Session } from './session.ts'
@@ -36,6 +40,7 @@ export interface RuntimeSettings {
   readonly settings: Settings
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
   /** The number of connections changed. */
   readonly onCount: (count: number) => void
   readonly machine?: Machine
@@ -43,7 +48,7 @@ export interface RuntimeSettings {
 
 /** Wires identity, NSM client, tunnels and names once. Opens nothing on the machine until the first connect. */
 export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
-  const { settings, clock, log, onCount, machine = thisMachine } = parts
+  const { settings, clock, log, audit = noAudit, onCount, machine = thisMachine } = parts
   const { stateDir } = settings
   await makePrivateDir(stateDir)
   const store = await openConnectionStore({ stateDir, hostName: hostLabel(), randomId, log })
@@ -53,17 +58,26 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
   const hold = (what: keyof typeof held) => (count: number) => {
     held[what] = count
     onCount(held.connections + held.tunnels)
+    if (what === 'connections') void applications.follow()
   }
-  const shared = { machine, names, store, journal, clock, log, random: Math.random }
+  const shared = { machine, names, store, journal, clock, log, audit, random: Math.random }
   const connections = new Connections({ ...shared, onCount: hold('connections') })
   const tunnels = createTunnelApi({ machine: tunnelMachine, names, journal, clock, log, onCount: hold('tunnels') })
+  const applications: Applications = new Applications({
+    path: workloadSocketPath(settings),
+    sources: () => sessions.all().flatMap((one) => (connections.sessions.has(one) ? [one.source] : [])),
+    clock,
+    log,
+    audit,
+  })
   const nameService = createNameService(() => names.upstreams())
-  const sessions = new Sessions({ settings, clock, log, names: nameService })
-  const wiring: Wiring = { connections, sessions, names, machine, clock, stopping: new AbortController() }
+  const sessions = new Sessions({ settings, clock, log, audit, names: nameService })
+  const wiring: Wiring = { connections, sessions, applications, names, machine, clock, stopping: new AbortController() }
   return {
     connect: (request, progress, signal) => connect(wiring, { request, progress, signal }),
     async disconnect({ services, force }) {
       const disconnected = await connections.disconnect(serviceNames(services), force)
+      await applications.follow()
       return { apiVersion: 'nsm/disconnect/v1', disconnected }
     },
     status: () => status(wiring),
@@ -83,6 +97,7 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
     async close() {
       wiring.stopping.abort(new NsmError('LOST', 'the background process ends', '`nsm connect` starts it again'))
       await Promise.all([connections.close(), tunnels.close()])
+      await applications.close()
       await names.close()
       await sessions.close()
     },
@@ -98,6 +113,7 @@ function checkNotConnected(connections: Connections): void {
 interface Wiring {
   readonly connections: Connections
   readonly sessions: Sessions
+  readonly applications: Applications
   readonly names: Names
   readonly machine: Machine
   readonly clock: Clock
@@ -111,7 +127,8 @@ interface Call {
 }
 
 async function connect(wiring: Wiring, call: Call): Promise<ConnectResult> {
-  const { request } = call
+  const { applications } = wiring
+  const request = applications.withAgent(call.request)
   const wanted = wantedServices(request)
   // A service that is up needs no session; what was given is read all the same.
   if (request.joinString !== undefined && !wiring.connections.isEmpty) wiring.sessions.check(request.joinString)
@@ -121,12 +138,16 @@ async function connect(wiring: Wiring, call: Call): Promise<ConnectResult> {
   const signal = AbortSignal.any([call.signal, late.signal, wiring.stopping.signal])
   try {
     const connected = await connectAll(wiring, { wanted, request, steps }, signal)
+    if (request.applicationUid !== undefined) applications.admit(request.applicationUid)
+    await applications.follow()
+    const spiffeSocket = applications.address
     return {
       apiVersion: 'nsm/connect/v1',
       connections: connected.map(({ view }) => view),
       alreadyUp: connected.every(({ isNew }) => !isNew),
       steps: steps.times(),
       totalMs: steps.elapsedMs,
+      ...(spiffeSocket === undefined ? {} : { spiffeSocket }),
     }
   } finally {
     cancel()
@@ -211,7 +232,7 @@ async function lookUpService(
   steps.note({ phase: 'registry', state: 'done', service, detail })
 }
 
-async function status({ connections, sessions, names }: Wiring): Promise<StatusResult> {
+async function status({ connections, sessions, applications, names }: Wiring): Promise<StatusResult> {
   const states = sessions.all().flatMap(({ source }) => {
     try {
       return [source.current().svid]
@@ -222,15 +243,19 @@ async function status({ connections, sessions, names }: Wiring): Promise<StatusR
   const svid = states.at(-1)
   const views = await connections.views()
   const dns = names.status()
+  const spiffeSocket = applications.address
   return {
     apiVersion: 'nsm/status/v1',
     running: true,
     ...(svid ? { identity: { spiffeId: svid.spiffeId, notAfterMs: svid.notAfterMs } } : {}),
+    ...(spiffeSocket === undefined ? {} : { spiffeSocket }),
     connections: views,
     ...(dns ? { dns: { listening: dns.listening, scopes: dns.scopes.map(scopeView) } } : {}),
     warnings: [
       ...views.flatMap(({ service, error }) => (error ? [`${service}: ${error.message}`] : [])),
+      ...applications.warnings,
       ...(sessions.all().length > states.length ? ['an identity of this machine is expired'] : []),
+      ...(await sessions.logins.warnings()),
     ],
   }
 }
@@ -245,16 +270,6 @@ function once<T>(work: () => Promise<T>): () => Promise<T> {
     result ??= work()
     return result
   }
-}
-
-/** Waits no longer than the signal allows, whatever the work does with it. */
-function withSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(toNsmError(signal.reason))
-    if (signal.aborted) return stop()
-    signal.addEventListener('abort', stop, { once: true })
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
-  })
 }
 
 function hostLabel(): string {

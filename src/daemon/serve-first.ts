@@ -5,17 +5,21 @@ import { ipamService } from '../endpoint/ipam-server.ts'
 import { openPrefixAuthority, type PrefixAuthority } from '../endpoint/prefix-authority.ts'
 import { defaultSiteLength } from '../endpoint/prefix-plan.ts'
 import { registerVl3 } from '../endpoint/registration.ts'
-import { createAuthoritySource } from '../identity/authority-source.ts'
+import { believingAuthority, createAuthoritySource } from '../identity/authority-source.ts'
+import { createBundleEndpoint } from '../identity/bundle-endpoint.ts'
 import { type Authority, openAuthority } from '../identity/ca.ts'
+import { openFederation } from '../identity/federation.ts'
 import { formatJoinString } from '../identity/join-string.ts'
 import { identityService } from '../nsm/exchange-server.ts'
 import { openJoinTokens } from '../nsm/join-tokens.ts'
 import { createInviter } from './inviter.ts'
 import { localRegistryClient } from './local-registry.ts'
 import type { ReachedAt } from './serve-address.ts'
+import { serveBundleOnWeb } from './serve-bundle.ts'
 import type { Around, Home, Network } from './serve-home.ts'
 import { firstSiteId, isSiteOf } from './serve-ids.ts'
 import { openOidc } from './serve-oidc.ts'
+import { openPolicy } from './serve-policy.ts'
 import type { ServeSettings } from './serve-settings.ts'
 import { siteService } from './serve-site-service.ts'
 
@@ -25,19 +29,32 @@ const ownSvidLifeMs = 86_400_000
 /** The home of a first site: authority, join tokens and plan of prefixes in its state directory, made at the first call. */
 export async function openFirstSite(
   settings: ServeSettings,
-  { log, undo }: Around,
+  { log, audit, undo }: Around,
   reachedAt: ReachedAt,
 ): Promise<Home> {
   const clock = systemClock
   const { service, prefixes, dnsDomain, stateDir } = settings
-  const authority = await openAuthority({ dir: join(stateDir, 'ca'), ...pick(settings), clock, log })
+  const authority = await openAuthority({ dir: join(stateDir, 'ca'), ...pick(settings), clock, log, audit })
+  undo.push(async () => authority.close())
   const { trustDomain } = authority
   const spiffeId = firstSiteId(trustDomain)
-  const source = createAuthoritySource({ authority, spiffeId, ttlMs: ownSvidLifeMs, clock, log })
+  const federation = await openFederation({
+    ...{ trustDomain, own: () => authority.bundles, path: join(stateDir, 'federation.json') },
+    ...{ webRoots: settings.bundleRoots, clock, log, audit },
+  })
+  undo.push(() => federation.close())
+  const source = createAuthoritySource({ authority, federation, spiffeId, ttlMs: ownSvidLifeMs, clock, log, audit })
   undo.push(() => source.close())
+  const believing = believingAuthority(authority, source)
+  const endpoint = createBundleEndpoint({ document: () => authority.document, clock })
+  if (settings.bundleWeb) await serveBundleOnWeb(settings.bundleWeb, { endpoint, clock, log, undo })
   const tokens = openJoinTokens(join(stateDir, 'join-tokens.db'))
   undo.push(async () => tokens.close())
-  const oidc = openOidc(settings, { trustDomain, clock, undo })
+  const around = { log, audit, undo, trustDomain, clock }
+  const { oidc, reload: reloadIssuers } = await openOidc(settings, around)
+  const policy = await openPolicy(settings, { ...around, own: spiffeId, federation, oidc })
+  const { admission } = policy
+  const isDenied = (id: string) => admission.isExcluded(id)
   const plan = openPrefixAuthority({
     ...{ path: join(stateDir, 'prefixes.db'), prefixes: prefixes.map(parsePrefix), clock, log },
     siteLength: settings.siteLength ?? defaultSiteLength,
@@ -45,17 +62,20 @@ export async function openFirstSite(
   undo.push(async () => plan.close())
   const inviter = createInviter({ authority, tokens, reachedAt, clock })
   const network: Network = { service, prefixes, dnsDomain }
-  const isSite = isSiteOf(trustDomain)
+  const isSite = (id: string) => isSiteOf(trustDomain)(id) && !isDenied(id)
   const endpointName = `${service}-vl3`
   return {
-    ...{ source, spiffeId, trustDomain, network, endpointName },
+    ...{ source, spiffeId, trustDomain, network, endpointName, federation, authority, admission },
+    policyState: policy.state,
+    reload: async () => void (await Promise.all([policy.reload(), reloadIssuers()])),
+    onWeb: endpoint.serve,
     managerName: `nsm-manager.${trustDomain}`,
     ...ownParts(plan, spiffeId),
     mayHold: (owner, claimed) => claimed.every((text) => plan.ownerOf(parsePrefix(text)) === owner),
     services: [
-      ...identityService({ authority, joinTokens: tokens, oidc, clock, log }),
+      ...identityService({ authority: believing, joinTokens: tokens, oidc, isDenied, isSite, clock, log, audit }),
       ...ipamService({ authority: plan, isSite }),
-      ...siteService({ network, authority, inviter, oidc, isSite, clock, log }),
+      ...siteService({ network, authority: believing, inviter, oidc, isSite, isDenied, policy, clock, log, audit }),
     ],
     invite: async (wanted) => inviter.invite(wanted),
     ...(oidc.issuers.length === 0 ? {} : { openJoinString: () => openJoinString(authority, reachedAt) }),

@@ -19,8 +19,14 @@ export interface ServeSettings {
   readonly site?: string
   /** SPIFFE IDs, or `spiffe://domain/path/*`, of managers and forwarders that may pass on requests of others. */
   readonly relays?: readonly string[]
-  /** Whose ID tokens make members: an issuer file's text, or one issuer and its rules, `claim=value,claim=value`. */
-  readonly issuers?: { readonly fileText: string } | { readonly url: string; readonly allowed: readonly string[] }
+  /** File that says who may do what, read again when it changes; without it everybody whom TLS verified may come. */
+  readonly policyPath?: string
+  /** Whose ID tokens make members: a file that is read again when it changes, or one issuer and its rules, `claim=value,claim=value`. */
+  readonly issuers?: { readonly path: string } | { readonly url: string; readonly allowed: readonly string[] }
+  /** Gives the trust bundle to other domains with a certificate of the web, besides the port of gRPC, which shows our SVID. */
+  readonly bundleWeb?: { readonly listen: string; readonly certificatePath: string; readonly keyPath: string }
+  /** PEM of authorities that count for bundle endpoints of the web beside the web's own. */
+  readonly bundleRoots?: string
   /** Makes this a further site of the network that gave it: that one's service, prefixes and domain count. */
   readonly joinString?: string
 }

@@ -2,8 +2,9 @@ import { join } from 'node:path'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import { type EnrolledSource, enrol, openEnrolled } from '../identity/enrolled.ts'
-import { formatJoinString, type JoinString, parseJoinString } from '../identity/join-string.ts'
+import { formatJoinString, type JoinString } from '../identity/join-string.ts'
 import type { IdentitySource } from '../identity/source.ts'
+import { followBundles } from '../nsm/bundle-stream.ts'
 import { type Channel, openChannel } from '../nsm/channel.ts'
 import { exchangeJoinToken, renewIdentity } from '../nsm/exchange.ts'
 import type { Around } from './serve-home.ts'
@@ -41,13 +42,18 @@ export async function openSiteIdentity(
   const target = { address: first.address, port: first.port }
   const opened = openChannel({ target, source, clock, expect: isSiteOf(first.trustDomain) })
   channel = opened
-  undo.push(async () => opened.close())
+  const following = followBundles({ channel: opened, source, clock, log: parts.log })
+  undo.push(async () => {
+    await following.close()
+    opened.close()
+  })
   return { source, channel }
 }
 
-/** A stored identity serves unless it is expired or another server's. */
+/** A stored identity serves unless it is expired, or a token is there for one of another server. */
 async function usable(source: EnrolledSource | undefined, first: JoinString): Promise<EnrolledSource | undefined> {
-  if (source && parseJoinString(source.serverUrl).pin === first.pin && isCurrent(source)) return source
+  const isTheirs = first.token === undefined || source?.isPinned(first.pin)
+  if (source && isTheirs && isCurrent(source)) return source
   await source?.close()
   return undefined
 }

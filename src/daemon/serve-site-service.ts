@@ -1,32 +1,38 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
+import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import type { Authority } from '../identity/ca.ts'
+import type { BelievingAuthority } from '../identity/authority-source.ts'
 import { splitDer } from '../identity/der-reader.ts'
 import { parseJoinString } from '../identity/join-string.ts'
 import type { OidcAdmission } from '../identity/oidc-admission.ts'
 import { verifyToken } from '../identity/token.ts'
 import { verifyPeer } from '../identity/verify.ts'
+import { createEventQueue } from '../nsm/event-queue.ts'
 import { renewFor } from '../nsm/exchange-server.ts'
 import { SiteService } from '../nsm/generated/site_pb.js'
-import { type MethodBinding, type PeerCall, unary } from '../nsm/grpc.ts'
+import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
 import { claimsOf } from '../nsm/policies.ts'
 import type { Inviter } from './inviter.ts'
 import type { Network } from './serve-home.ts'
+import type { ServePolicy } from './serve-policy.ts'
 
 /** What the first site does for the others: tells them the network, makes join tokens, renews identities. */
 export function siteService(parts: {
   readonly network: Network
-  readonly authority: Authority
+  readonly authority: BelievingAuthority
   readonly inviter: Inviter
   readonly oidc: OidcAdmission
   readonly isSite: (spiffeId: string) => boolean
+  readonly isDenied: (spiffeId: string) => boolean
+  readonly policy: Pick<ServePolicy, 'admission' | 'text'>
   readonly clock: Clock
   readonly log: Log
+  readonly audit: Audit
 }): MethodBinding[] {
-  const { network, authority, inviter, oidc, clock, log } = parts
+  const { network, authority, inviter, oidc, isDenied, clock, log, audit } = parts
   const check = ({ peer }: PeerCall) => {
     if (!parts.isSite(peer.spiffeId)) throw policyRefusal('site: this identity was not invited as a site')
   }
@@ -43,6 +49,10 @@ export function siteService(parts: {
       log.info('a site has a join token', { peer: call.peer.spiffeId, member: invited.spiffeId })
       return { token, spiffeId: invited.spiffeId, expires: timestampFromMs(invited.expiresMs) }
     }),
+    serverStream(SiteService.method.watchPolicy, (_request, call) => {
+      check(call)
+      return tellPolicy(parts.policy, call.signal)
+    }),
     unary(SiteService.method.renewMember, async ({ csr, chain, token }, call) => {
       check(call)
       const nowMs = clock.wallMs()
@@ -51,9 +61,16 @@ export function siteService(parts: {
       const isTheirs = verifyToken(token, holder.certificate) && claims?.sub === holder.spiffeId
       if (!isTheirs || !claims.aud.includes(call.peer.spiffeId) || claims.expMs <= nowMs) throw notTheirs()
       const { address } = call
-      return renewFor({ authority, oidc, clock, log }, csr, { ...holder, address })
+      return renewFor({ authority, oidc, isDenied, clock, log, audit }, csr, { ...holder, address })
     }),
   ]
+}
+
+/** The text in force, at once and after each change. */
+async function* tellPolicy({ admission, text }: Pick<ServePolicy, 'admission' | 'text'>, signal: AbortSignal) {
+  const queue = createEventQueue([{ text: text() }], { signal, onEnd: () => stopListening() })
+  const stopListening = admission.onChange(() => queue.push({ text: text() }))
+  yield* queue.events
 }
 
 function notTheirs(): NsmError {

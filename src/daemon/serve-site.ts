@@ -6,7 +6,9 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import { formatPrefix, type Prefix, parsePrefix } from '../base/ip.ts'
 import { holdPrefixes } from '../endpoint/ipam-client.ts'
 import { formatJoinString, type JoinString, parseJoinString } from '../identity/join-string.ts'
+import type { IdentitySource } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
+import { pinsOf } from '../identity/svid.ts'
 import type { Channel } from '../nsm/channel.ts'
 import { relayedIdentityService } from '../nsm/exchange-relay.ts'
 import { SiteService } from '../nsm/generated/site_pb.js'
@@ -21,6 +23,7 @@ import { firstSiteId } from './serve-ids.ts'
 import type { ServeSettings } from './serve-settings.ts'
 import { readSiteFile, type SiteFile, writeSiteFile } from './serve-site-file.ts'
 import { openSiteIdentity } from './serve-site-identity.ts'
+import { openSitePolicy } from './serve-site-policy.ts'
 
 /** True when this server is a further site: it is told to join, or did so before. */
 export async function isFurtherSite(settings: ServeSettings): Promise<boolean> {
@@ -37,29 +40,34 @@ export async function isFurtherSite(settings: ServeSettings): Promise<boolean> {
 /** The home of a further site. The first one must be reached once; later starts go on without it. */
 export async function openFurtherSite(
   settings: ServeSettings,
-  { log, undo }: Around,
+  { log, audit, undo }: Around,
   reachedAt: ReachedAt,
 ): Promise<Home> {
   const clock = systemClock
   const { stateDir } = settings
   const stored = await readSiteFile(stateDir)
   const first = firstOf(settings, stored)
-  const { source, channel } = await openSiteIdentity({ stateDir, join: first, clock, log, undo })
+  const { source, channel } = await openSiteIdentity({ stateDir, join: first, clock, log, audit, undo })
   const { trustDomain, path } = parseSpiffeId(source.current().svid.spiffeId)
   const { spiffeId } = source.current().svid
   const network = await askNetwork(channel, stored)
   const { token: _, ...server } = first
   const save = (parts: readonly string[]) =>
     writeSiteFile(stateDir, { server: formatJoinString(server), network, parts })
-  const held = await openParts(channel, { network, parts: stored?.parts ?? [], save, log, undo })
+  const held = await openParts(channel, { network, parts: stored?.parts ?? [], save, log, audit, undo })
   const endpointName = `${network.service}-vl3-${nameOf(path)}`
+  const policy = await openSitePolicy(settings, { channel, own: spiffeId, trustDomain, clock, log, audit, undo })
   const upstream = createRegistryClient(channel)
   return {
     ...{ source, spiffeId, trustDomain, network, endpointName, ...held },
+    failed: Promise.race([held.failed, policy.failed]),
+    admission: policy.admission,
+    policyState: policy.state,
+    reload: policy.reload,
     managerName: `nsm-manager-${nameOf(path)}.${trustDomain}`,
     mayHold: () => true,
     services: relayedIdentityService({ source, channel, clock }),
-    invite: (wanted) => inviteByFirst(channel, { wanted, first, reachedAt }),
+    invite: (wanted) => inviteByFirst(channel, { wanted, source, reachedAt }),
     async register({ registry, url, site }) {
       const owner = firstSiteId(trustDomain)
       undo.push(
@@ -159,9 +167,9 @@ async function openParts(
 
 async function inviteByFirst(
   channel: Channel,
-  parts: { readonly wanted: Invitation; readonly first: JoinString; readonly reachedAt: ReachedAt },
+  parts: { readonly wanted: Invitation; readonly source: IdentitySource; readonly reachedAt: ReachedAt },
 ): Promise<InviteResult> {
-  const { wanted, first } = parts
+  const { wanted, source } = parts
   if (wanted.endpoint) {
     throw new NsmError(
       'REFUSED',
@@ -172,7 +180,9 @@ async function inviteByFirst(
   const ttl = durationFromMs(wanted.ttlMs)
   const { message } = await channel.unary(SiteService.method.invite, { id: wanted.id ?? '', ttl }, { wait: false })
   const { token, spiffeId, expires } = message
-  const { trustDomain, pin } = first
+  const state = source.current()
+  const { trustDomain } = parseSpiffeId(state.svid.spiffeId)
+  const [pin = ''] = pinsOf(state)
   return {
     apiVersion: 'nsm/invite/v1',
     joinString: formatJoinString({ ...parts.reachedAt(), trustDomain, pin, token }),

@@ -15,6 +15,7 @@ import { openChannel } from '../nsm/channel.ts'
 import { createNsmClient } from '../nsm/client.ts'
 import { NetworkServiceEndpointSchema } from '../nsm/generated/registry_pb.js'
 import { joinTokenLifeMs } from '../nsm/join-tokens.ts'
+import { withoutLeftDomains } from '../nsm/left-domains.ts'
 import { createOwnTokens } from '../nsm/own-tokens.ts'
 import { type NsmServer, startNsmServer } from '../nsm/server.ts'
 import { createManager } from '../registry/manager.ts'
@@ -23,15 +24,17 @@ import { createRegistry, type Registry } from '../registry/registry.ts'
 import { registryServices } from '../registry/server.ts'
 import { openRegistryStore } from '../registry/store.ts'
 import { openHub } from '../tunnel/hub.ts'
+import { openAuditFile } from './audit-file.ts'
 import { takeLock } from './lock.ts'
 import { createNameService } from './name-service.ts'
-import { serveLockPath } from './paths.ts'
+import { serveAuditPath, serveLockPath } from './paths.ts'
 import { isWildcard, parseListen, reachableAddress, splitAdvertise } from './serve-address.ts'
 import { startServeAdmin } from './serve-admin.ts'
+import { refuseBundleWeb } from './serve-bundle.ts'
 import { openDomains } from './serve-domains.ts'
 import { openFirstSite } from './serve-first.ts'
 import type { Around, Home, Network } from './serve-home.ts'
-import { isSiteOf, sitePatterns } from './serve-ids.ts'
+import { isSiteOf } from './serve-ids.ts'
 import { refuseIssuers } from './serve-oidc.ts'
 import type { ServeSettings } from './serve-settings.ts'
 import { isFurtherSite, openFurtherSite } from './serve-site.ts'
@@ -58,6 +61,8 @@ export interface RunningServe {
   /** Where the server is, for those who show an ID token of an issuer; absent when it believes none. */
   readonly openJoinString?: string
   readonly info: ServeInfo
+  /** Reads the files of the policy and of the issuers again. */
+  reload(): Promise<void>
   /** Ends everything; leases, registrations and the authority stay on disk. */
   stop(): Promise<void>
   /** Resolves when the server cannot go on. */
@@ -72,7 +77,10 @@ export interface RunningServe {
 export async function startServe(settings: ServeSettings, log: Log, signal?: AbortSignal): Promise<RunningServe> {
   const undo = new UndoStack(log)
   try {
-    const running = await start(settings, { log, undo })
+    await takeDirectories(settings, undo)
+    const audit = openAuditFile({ path: serveAuditPath(settings), clock: systemClock, log })
+    undo.push(() => audit.close())
+    const running = await start(settings, { log, audit, undo })
     signal?.throwIfAborted()
     return running
   } catch (error) {
@@ -84,13 +92,18 @@ export async function startServe(settings: ServeSettings, log: Log, signal?: Abo
 async function start(settings: ServeSettings, around: Around): Promise<RunningServe> {
   const { undo, log } = around
   const clock = systemClock
-  await takeDirectories(settings, undo)
   const address = reachableAddress(settings)
   let port = parseListen(settings.listen).port
   const isFurther = await isFurtherSite(settings)
-  if (isFurther) refuseIssuers(settings)
+  if (isFurther) {
+    refuseIssuers(settings)
+    refuseBundleWeb(settings)
+  }
   const openHome = isFurther ? openFurtherSite : openFirstSite
-  const home = await openHome(settings, around, () => ({ address, port }))
+  const opened = await openHome(settings, around, () => ({ address, port }))
+  const admission = withoutLeftDomains(opened.admission, opened.source)
+  undo.push(async () => admission.close())
+  const home = { ...opened, admission }
   const vl3 = await openVl3(settings, home, around)
   const { server, registry } = await openServer(settings, { ...around, home, vl3 })
   port = advertisedPort(settings, server)
@@ -103,6 +116,7 @@ async function start(settings: ServeSettings, around: Around): Promise<RunningSe
     joinString: await firstInvitation(home, log),
     ...(home.openJoinString ? { openJoinString: home.openJoinString() } : {}),
     info: { ...network, parts, trustDomain, endpointName, address, port, wireguardPort: vl3.wireguardPort },
+    reload: () => home.reload(),
     stop: undo.run,
     failed: Promise.race([vl3.failed, home.failed]),
   }
@@ -125,7 +139,7 @@ async function takeDirectories(settings: ServeSettings, undo: UndoStack): Promis
   }
 }
 
-async function openVl3(settings: ServeSettings, home: Home, { log, undo }: Around): Promise<Vl3> {
+async function openVl3(settings: ServeSettings, home: Home, { log, audit, undo }: Around): Promise<Vl3> {
   const { wireguardPort } = settings
   const { source, network, parts, endpointName } = home
   const store = openEndpointStore(join(settings.stateDir, 'endpoint.db'))
@@ -133,9 +147,10 @@ async function openVl3(settings: ServeSettings, home: Home, { log, undo }: Aroun
   const advertised = splitAdvertise(settings.advertise)?.ip
   const { address } = parseListen(settings.listen)
   const vl3 = await createVl3({
-    ...{ ...network, parts, endpointName, store, openHub, clock: systemClock, log },
+    ...{ ...network, parts, endpointName, store, openHub, clock: systemClock, log, audit },
     takePart: home.takePart,
     isSite: isSiteOf(home.trustDomain),
+    admission: home.admission,
     mayHold: home.mayHold,
     listenAddress: isWildcard(address) ? '::' : address,
     listenPort: wireguardPort,
@@ -148,33 +163,34 @@ async function openVl3(settings: ServeSettings, home: Home, { log, undo }: Aroun
 
 async function openServer(
   settings: ServeSettings,
-  { home, vl3, log, undo }: Around & { readonly home: Home; readonly vl3: Vl3 },
+  { home, vl3, log, audit, undo }: Around & { readonly home: Home; readonly vl3: Vl3 },
 ): Promise<{ readonly server: NsmServer; readonly registry: Registry }> {
   const clock = systemClock
-  const { source, trustDomain, endpointName, managerName: name } = home
+  const { source, trustDomain, endpointName, managerName: name, admission } = home
   const store = openRegistryStore(join(settings.stateDir, 'registry.db'))
   undo.push(async () => store.close())
-  const registry = createRegistry({ store, mayOffer: isSiteOf(trustDomain), clock, log })
+  const registry = createRegistry({ store, mayOffer: isSiteOf(trustDomain), admission, clock, log, audit })
   undo.push(async () => registry.close())
-  const relays = [...sitePatterns(trustDomain), ...(settings.relays ?? [])]
   const dial: Dial = (target, expect) => openChannel({ target, source, clock, expect })
   const domains = openDomains({ source, dial, own: trustDomain, names: createNameService(), clock })
   undo.push(async () => domains.close())
   const manager = createManager({
-    ...{ name, registry, relays, dial, domains, clock, log },
+    ...{ name, registry, admission, dial, domains, clock, log, audit },
     localEndpoint: (asked) => (asked === endpointName ? vl3 : undefined),
   })
   undo.push(async () => manager.close())
   const beyond = { domains, ownUrl: () => ownUrl(settings, server) }
-  const services = [...home.services, ...registryServices(registry, clock, beyond), ...manager.services]
+  const services = [...home.services, ...registryServices(registry, clock, { beyond, admission }), ...manager.services]
   const listen = parseListen(settings.listen)
   const server: NsmServer = await startNsmServer({
     source,
     listen,
     services,
-    relays: settings.relays ?? [],
+    admission,
+    onWeb: home.onWeb,
     clock,
     log,
+    audit,
   })
   undo.push(() => server.stop())
   return { server, registry }

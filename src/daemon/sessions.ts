@@ -1,27 +1,28 @@
-import { lookup } from 'node:dns/promises'
-import { isIP } from 'node:net'
+import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import { writeFileAtomic } from '../base/files.ts'
 import type { Log } from '../base/log.ts'
-import type { Settings } from '../base/settings.ts'
+import type { Environment, Settings } from '../base/settings.ts'
 import { createTurns } from '../base/turns.ts'
 import { type EnrolledSource, type Exchange, enrol, openEnrolled, openEphemeral } from '../identity/enrolled.ts'
-import { identityFromPem } from '../identity/files.ts'
-import { createFixedSource } from '../identity/fixed-source.ts'
 import { formatJoinString, type JoinString, joinLine, parseJoinString } from '../identity/join-string.ts'
-import type { IdentitySource } from '../identity/source.ts'
+import type { IdentitySource, IdentityState } from '../identity/source.ts'
 import type { Target } from '../nsm/channel.ts'
 import { exchangeIdToken, exchangeJoinToken, renewIdentity } from '../nsm/exchange.ts'
 import { findDomain, type NameService } from '../nsm/interdomain-lookup.ts'
 import { openWorkloadApi } from '../nsm/workload-api.ts'
+import { auditedLogin } from './audited-login.ts'
 import { openDomainSession } from './domain-session.ts'
 import type { IdentityResult, LoginApi, LoginRequest } from './login-protocol.ts'
+import { Logins } from './logins.ts'
+import { parseManager, resolveTarget } from './manager-address.ts'
 import { createNameService } from './name-service.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
 import type { ConnectRequest } from './protocol.ts'
 import { openSession, type Session, urlOf } from './session.ts'
 import { forgetStored, readLastDomain, readStoredSvid } from './stored-identity.ts'
+import { openSvid, svidKey } from './svid-source.ts'
 
 /** How a request says who asks and whom. */
 export type Credentials = Pick<
@@ -45,22 +46,28 @@ export interface SessionsParts {
   readonly settings: Settings
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
   /** Asked for the servers of domains. */
   readonly names?: NameService
+  /** Says where the keychain is; of this process by default. */
+  readonly environment?: Environment
 }
 
 /** The sessions of this process, one per identity and manager; opened when needed, kept until the end. */
 export class Sessions implements LoginApi {
   readonly #parts: SessionsParts
   readonly #open = new Map<string, Session>()
-  /** The root keys of the servers that sessions were enrolled with, by trust domain. */
-  readonly #pins = new Map<string, string>()
+  /** The identities of sessions that were enrolled, by trust domain. */
+  readonly #enrolled = new Map<string, EnrolledSource>()
   /** The trust domain whose identity is in memory only: what counts where nothing else is said. */
   #ephemeralDomain: string | undefined
   readonly #turns = createTurns()
+  /** Of people, whose identities are renewed by them. */
+  readonly logins: Logins
 
   constructor(parts: SessionsParts) {
     this.#parts = parts
+    this.logins = new Logins(parts)
   }
 
   /**
@@ -72,14 +79,21 @@ export class Sessions implements LoginApi {
     return this.#turns.run('sessions', () => this.#openNow(credentials, signal))
   }
 
-  /** Stores the identity that an ID token gives. Ends every session, so nobody may be connected. */
-  login({ joinString, idToken }: LoginRequest, signal: AbortSignal): Promise<IdentityResult> {
+  /** Stores the identity that a login gives, and keeps the login. Ends every session, so nobody may be connected. */
+  login({ joinString, idToken, store, ...rest }: LoginRequest, signal: AbortSignal): Promise<IdentityResult> {
     return this.#turns.run('sessions', async () => {
       const join = parseJoinString(joinLine(joinString))
       const { clock } = this.#parts
+      const login = { ...rest, refreshToken: rest.refreshToken }
+      const kept = this.logins.of(join.trustDomain)
       await this.close()
       this.#ephemeralDomain = undefined
-      await this.#store(join, (csr, stop) => exchangeIdToken({ join, idToken, csr, clock }, stop), signal)
+      const exchange: Exchange = (csr, stop) => exchangeIdToken({ join, idToken, csr, clock }, stop)
+      const { svid } = await this.#store(join, exchange, signal).catch(async (error: unknown) => {
+        await kept.discard(login)
+        throw error
+      })
+      await kept.keep({ ...login, account: svid.spiffeId, choice: store })
       return this.whoami()
     })
   }
@@ -89,17 +103,27 @@ export class Sessions implements LoginApi {
     return this.#turns.run('sessions', async () => {
       const who = await this.whoami()
       await this.close()
-      if (this.#ephemeralDomain === undefined) await forgetStored(this.#parts.settings)
+      const warnings = this.#ephemeralDomain === undefined ? await this.#forgetLast() : []
       this.#ephemeralDomain = undefined
-      return who
+      return { ...who, ...(warnings.length > 0 ? { warnings } : {}) }
     })
   }
 
   async whoami(): Promise<IdentityResult> {
     const open = this.all().findLast(({ source }) => isCurrent(source))
     const svid = open?.source.current().svid ?? (await readStoredSvid(this.#parts.settings))
-    const who = svid ? { spiffeId: svid.spiffeId, notAfterMs: svid.notAfterMs } : {}
-    return { apiVersion: 'nsm/whoami/v1', ...who }
+    if (!svid) return { apiVersion: 'nsm/whoami/v1' }
+    const { spiffeId, notAfterMs } = svid
+    const login = this.#ephemeralDomain === undefined ? await this.logins.view(spiffeId) : undefined
+    return { apiVersion: 'nsm/whoami/v1', spiffeId, notAfterMs, ...(login ? { login } : {}) }
+  }
+
+  async #forgetLast(): Promise<readonly string[]> {
+    const { settings } = this.#parts
+    const domain = await readLastDomain(settings)
+    const failures = domain === undefined ? [] : await this.logins.of(domain).forget()
+    await forgetStored(settings)
+    return failures
   }
 
   /**
@@ -108,8 +132,8 @@ export class Sessions implements LoginApi {
    */
   check(joinString: string): void {
     const join = parseJoinString(joinLine(joinString))
-    const pin = this.#pins.get(join.trustDomain)
-    if (pin !== undefined && pin !== join.pin) throw otherServer(join.trustDomain)
+    const source = this.#enrolled.get(join.trustDomain)
+    if (source && !source.isPinned(join.pin)) throw otherServer(join.trustDomain)
   }
 
   /** The sessions that are open, the newest last. */
@@ -131,7 +155,7 @@ export class Sessions implements LoginApi {
     const domain = join?.trustDomain ?? this.#ephemeralDomain ?? (await readLastDomain(this.#parts.settings))
     if (!domain && workloadSocket !== undefined) return this.#openWorkload(credentials, workloadSocket, signal)
     if (!domain) throw noIdentity()
-    const target = manager === undefined ? undefined : parseManager(manager)
+    const target = manager === undefined ? undefined : { ...parseManager(manager), domain: credentials.domain }
     const { tokenLifetimeMs, idToken } = credentials
     return this.#openEnrolled({ domain, join, target, tokenLifetimeMs, idToken }, signal)
   }
@@ -142,19 +166,23 @@ export class Sessions implements LoginApi {
     signal: AbortSignal,
   ): Promise<Session> {
     const way = await this.#wayTo(whom, signal)
-    const state = identityFromPem(svidFiles, this.#parts.clock.wallMs())
-    const key = `${way.text} ${state.svid.spiffeId} ${state.svid.notAfterMs}`
-    return this.#open.get(key) ?? this.#keep(key, way.open(createFixedSource(state)))
+    return this.#openFrom(`svid ${svidKey(svidFiles)}`, way, () => openSvid(svidFiles, this.#parts))
   }
 
   async #openWorkload(credentials: Credentials, socket: string, signal: AbortSignal): Promise<Session> {
     const { workloadHint: hint, workloadId: spiffeId } = credentials
     const way = await this.#wayTo(credentials, signal)
     const choice = { ...(hint === undefined ? {} : { hint }), ...(spiffeId === undefined ? {} : { spiffeId }) }
-    const key = `workload ${socket} ${JSON.stringify(choice)} ${way.text}`
+    return this.#openFrom(`workload ${socket} ${JSON.stringify(choice)}`, way, () =>
+      openWorkloadApi({ ...this.#parts, socket, choice, signal }),
+    )
+  }
+
+  async #openFrom(whence: string, way: Way, openSource: () => Promise<IdentitySource>): Promise<Session> {
+    const key = `${whence} ${way.text}`
     const open = this.#open.get(key)
     if (open && isCurrent(open.source)) return open
-    const source = await openWorkloadApi({ ...this.#parts, socket, choice, signal })
+    const source = await openSource()
     if (open) await open.close()
     return this.#keep(key, way.open(source))
   }
@@ -169,8 +197,8 @@ export class Sessions implements LoginApi {
     }
     const target = await resolveTarget(parseManager(manager ?? noManager()))
     return {
-      text: `${urlOf(target)} ${tokenLifetimeMs}`,
-      open: (source) => openSession({ ...this.#parts, target, source, tokenLifetimeMs }),
+      text: `${urlOf(target)} ${domain} ${tokenLifetimeMs}`,
+      open: (source) => openSession({ ...this.#parts, target, source, domain, tokenLifetimeMs }),
     }
   }
 
@@ -178,72 +206,95 @@ export class Sessions implements LoginApi {
     wanted: {
       readonly domain: string
       readonly join: JoinString | undefined
-      readonly target: Target | undefined
+      /** The named manager, and the domain of the wanted service. */
+      readonly target: (Target & { readonly domain: string | undefined }) | undefined
       readonly tokenLifetimeMs: number | undefined
       readonly idToken: string | undefined
     },
     signal: AbortSignal,
   ): Promise<Session> {
     const { domain, join, tokenLifetimeMs, idToken } = wanted
-    const key = `enrolled ${domain} ${wanted.target ? urlOf(wanted.target) : ''} ${tokenLifetimeMs}`
+    const { domain: asked } = wanted.target ?? {}
+    const key = `enrolled ${domain} ${wanted.target ? `${urlOf(wanted.target)} ${asked}` : ''} ${tokenLifetimeMs}`
     const open = this.#open.get(key)
-    const isSame = join === undefined || this.#pins.get(domain) === join.pin
+    const isSame = join === undefined || this.#enrolled.get(domain)?.isPinned(join.pin) === true
     if (open && isSame && isCurrent(open.source)) return open
     const byToken = join?.token === undefined && idToken !== undefined ? idToken : undefined
     const source =
       byToken !== undefined && join
         ? await this.#showIdToken({ join, key, idToken: byToken }, signal)
-        : ((await this.#openStored(domain, join, key)) ?? (await this.#enrol(join, key, signal)))
+        : ((await this.#openStored({ domain, join, key }, signal)) ?? (await this.#enrol(join, key, signal)))
     if (open) await open.close()
-    this.#pins.set(domain, parseJoinString(source.serverUrl).pin)
-    const server =
-      wanted.target ?? (join ? { address: join.address, port: join.port } : parseJoinString(source.serverUrl))
-    return this.#keep(
-      key,
-      openSession({ ...this.#parts, target: await resolveTarget(server), source, tokenLifetimeMs }),
-    )
+    this.#enrolled.set(domain, source)
+    const { address, port } = join ?? parseJoinString(source.serverUrl)
+    const target = await resolveTarget(wanted.target ?? { address, port })
+    const server = wanted.target ? { address, port } : target
+    const session = openSession({
+      ...this.#parts,
+      target,
+      source,
+      enrolled: { source, server },
+      domain: asked,
+      tokenLifetimeMs,
+    })
+    return this.#keep(key, session)
   }
 
-  /** What is stored, unless it is expired or another server's. */
-  async #openStored(domain: string, join: JoinString | undefined, key: string): Promise<EnrolledSource | undefined> {
-    const source = await openEnrolled({
+  /** What is stored, unless it is another server's, or expired while there is a token for a new one. */
+  async #openStored(
+    wanted: { readonly domain: string; readonly join: JoinString | undefined; readonly key: string },
+    signal: AbortSignal,
+  ): Promise<EnrolledSource | undefined> {
+    const { domain, join, key } = wanted
+    const login = this.logins.of(domain)
+    const source: EnrolledSource | undefined = await openEnrolled({
       ...this.#parts,
       statePath: enrolmentPath(this.#parts.settings, domain),
-      renew: (csr, signal) => this.#renew(key, { csr, trustDomain: domain }, signal),
+      renew: async (csr, stop) =>
+        (await this.logins.tryToIssue(source?.serverUrl ?? '', csr, stop)) ??
+        this.#renew(key, { csr, trustDomain: domain }, stop),
+      outlives: () => login.isRenewable(),
     })
     if (!source) return undefined
-    const isSame = join === undefined || parseJoinString(source.serverUrl).pin === join.pin
-    const isAlive = isCurrent(source)
-    if (isSame && (isAlive || join?.token === undefined)) {
-      if (isAlive) return source
-      await source.close()
-      throw expired()
-    }
+    const isSame = join === undefined || source.isPinned(join.pin)
+    if (isSame && isCurrent(source)) return source
     await source.close()
-    return undefined
+    if (!isSame || join?.token !== undefined) return undefined
+    await this.#revive(source.serverUrl, signal)
+    return this.#openStored(wanted, signal)
+  }
+
+  /** Replaces an identity that expired while nothing ran, where its issuer renews the login. Throws `IDENTITY` where not. */
+  async #revive(serverUrl: string, signal: AbortSignal): Promise<void> {
+    const exchange: Exchange = async (csr, stop) => {
+      const issued = await this.logins.issue(serverUrl, csr, stop)
+      if (!issued) throw expired()
+      return issued
+    }
+    await this.#store(parseJoinString(serverUrl), exchange, signal)
   }
 
   async #enrol(join: JoinString | undefined, key: string, signal: AbortSignal): Promise<EnrolledSource> {
     if (!join) throw noIdentity()
     const { clock } = this.#parts
     await this.#store(join, (csr, stop) => exchangeJoinToken({ join, csr, clock }, stop), signal)
-    const source = await this.#openStored(join.trustDomain, undefined, key)
+    // What a join token gave is nobody's login.
+    await this.logins.of(join.trustDomain).forget()
+    const source = await this.#openStored({ domain: join.trustDomain, join: undefined, key }, signal)
     if (!source) throw noIdentity()
     return source
   }
 
-  async #store(join: JoinString, exchange: Exchange, signal: AbortSignal): Promise<void> {
-    const { settings, clock } = this.#parts
+  async #store(join: JoinString, exchange: Exchange, signal: AbortSignal): Promise<IdentityState> {
+    const { settings, clock, audit } = this.#parts
     const { token: _, ...server } = join
-    await enrol({
-      statePath: enrolmentPath(settings, join.trustDomain),
-      serverUrl: formatJoinString(server),
-      clock,
-      exchange,
-      expect: join,
-      signal,
-    })
-    await writeFileAtomic(lastDomainPath(settings), `${join.trustDomain}\n`)
+    const { trustDomain } = join
+    const statePath = enrolmentPath(settings, trustDomain)
+    const serverUrl = formatJoinString(server)
+    const ask = () => enrol({ statePath, serverUrl, clock, exchange, expect: join, signal })
+    const state = await auditedLogin({ audit, trustDomain }, ask, ({ svid }) => svid.spiffeId)
+    await writeFileAtomic(lastDomainPath(settings), `${trustDomain}\n`)
+    return state
   }
 
   /** An identity for as long as this process lives: the platform gives the next process a token of its own. */
@@ -251,16 +302,18 @@ export class Sessions implements LoginApi {
     { join, key, idToken }: { readonly join: JoinString; readonly key: string; readonly idToken: string },
     signal: AbortSignal,
   ): Promise<EnrolledSource> {
-    const { clock } = this.#parts
+    const { clock, audit } = this.#parts
     const { trustDomain } = join
-    const source = await openEphemeral({
-      ...this.#parts,
-      serverUrl: formatJoinString(join),
-      exchange: (csr, stop) => exchangeIdToken({ join, idToken, csr, clock }, stop),
-      renew: (csr, stop) => this.#renew(key, { csr, trustDomain }, stop),
-      expect: join,
-      signal,
-    })
+    const ask = () =>
+      openEphemeral({
+        ...this.#parts,
+        serverUrl: formatJoinString(join),
+        exchange: (csr, stop) => exchangeIdToken({ join, idToken, csr, clock }, stop),
+        renew: (csr, stop) => this.#renew(key, { csr, trustDomain }, stop),
+        expect: join,
+        signal,
+      })
+    const source = await auditedLogin({ audit, trustDomain }, ask, (made) => made.current().svid.spiffeId)
     this.#ephemeralDomain = trustDomain
     return source
   }
@@ -268,7 +321,7 @@ export class Sessions implements LoginApi {
   async #renew(key: string, wanted: { readonly csr: Uint8Array; readonly trustDomain: string }, signal: AbortSignal) {
     const session = this.#open.get(key)
     if (!session) throw noIdentity()
-    return renewIdentity(session.channel, wanted, signal)
+    return renewIdentity(session.home, wanted, signal)
   }
 
   #keep(key: string, session: Session): Session {
@@ -283,32 +336,6 @@ type Whom = Pick<Credentials, 'manager' | 'domain' | 'tokenLifetimeMs'>
 interface Way {
   readonly text: string
   readonly open: (source: IdentitySource) => Session
-}
-
-/** Reads `tcp://host:port`, the scheme may be left out; throws `USAGE`. */
-export function parseManager(text: string): Target {
-  const found = /^(?:tcp:\/\/)?(?:\[([0-9a-fA-F:.]+)\]|([^:/[\]]+)):(\d{1,5})\/?$/.exec(text.trim())
-  const port = Number(found?.[3])
-  const address = found?.[1] ?? found?.[2]
-  if (address !== undefined && port >= 1 && port <= 65_535) return { address, port }
-  throw new NsmError(
-    'USAGE',
-    `"${text.slice(0, 128)}" is not the address of a manager`,
-    text.startsWith('unix:')
-      ? "a manager's socket takes only pods of its node: name its TCP address, like tcp://node:5001"
-      : 'write it like tcp://host:5001',
-  )
-}
-
-/** An address, not a name: routes and excluded prefixes need it, and it stays the same when names change. */
-async function resolveTarget(target: Target): Promise<Target> {
-  if (isIP(target.address) !== 0) return { address: target.address, port: target.port }
-  const { address } = await lookup(target.address).catch((cause: unknown) => {
-    throw new NsmError('UNREACHABLE', `the name ${target.address} is not known`, 'check the name of the server', {
-      cause,
-    })
-  })
-  return { address, port: target.port }
 }
 
 function noManager(): never {

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { type ErrorData, errorFromData, isErrorData, NsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import { isJsonObject } from '../base/json.ts'
+import { requireLinux } from '../base/open.ts'
 import { inOneFile } from '../base/parts.ts'
 import type { Settings } from '../base/settings.ts'
 import { compileCacheDir } from './compile-cache.ts'
@@ -31,6 +32,7 @@ const logMaxBytes = 4 * 1024 * 1024
 
 /** Starts the background process and resolves when its socket answers; throws what kept it from starting. */
 export async function startDaemon(settings: Settings): Promise<void> {
+  requireLinux('connections work')
   await makePrivateDir(settings.stateDir)
   const log = openLog(logPath(settings))
   try {
@@ -88,6 +90,7 @@ const unwatched = [process.execPath, ...nodeFlags, entry] as const
 
 /** Nothing of the caller's environment steers the process: no NODE_*, LD_*, SSL_* or proxy variables [security L6]. */
 function cleanEnvironment(settings: Settings): Record<string, string> {
+  const bus = process.env['DBUS_SESSION_BUS_ADDRESS']
   return {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     LANG: 'C.UTF-8',
@@ -98,7 +101,14 @@ function cleanEnvironment(settings: Settings): Record<string, string> {
     NSM_RUNTIME_DIR: settings.runtimeDir,
     NSM_LOG_LEVEL: settings.logLevel,
     NSM_RESOLV_CONF: settings.resolvConf,
+    // Where the keychain of the user is.
+    ...(bus === undefined ? {} : { DBUS_SESSION_BUS_ADDRESS: bus }),
   }
+}
+
+/** Program and arguments of this program's own process for one word of `main.ts`. */
+export function ownProgram(word: string): readonly [string, ...string[]] {
+  return [process.execPath, ...nodeFlags, entry, word]
 }
 
 function openLog(path: string): number {

@@ -40,6 +40,8 @@ async function bringUp(parts: LeaseParts, member: Member, current: Member | unde
     throw toNsmError(error)
   }
   if (!current) logMember(parts, 'a member joined', member)
+  const isNews = current?.publicKey !== member.publicKey || current.addresses.join() !== member.addresses.join()
+  if (isNews) recordMember(parts, current ? 'conn.heal' : 'conn.up', member)
   return member
 }
 
@@ -110,6 +112,21 @@ export async function endLease(parts: LeaseParts, member: Member, why: string): 
   plan.release(member.addresses, releasedMs)
   await Promise.all([gone, persist(parts, { ...member, releasedMs })])
   logMember(parts, 'a member left', member, why)
+  recordMember(parts, 'conn.down', member, why)
+}
+
+/** One record ties the identity of layer 7 to the key and the addresses of layer 3. */
+function recordMember(
+  { service, audit, decide }: LeaseParts,
+  event: 'conn.up' | 'conn.heal' | 'conn.down',
+  member: Member,
+  reason?: string,
+): void {
+  const { spiffeId, origin, connectionId, addresses, publicKey } = member
+  const address = addresses.join(' ')
+  const decision = decide(member)
+  const grant = decision.isGranted ? decision.grant?.name : undefined
+  audit.record({ event, id: spiffeId, origin, service, connection: connectionId, address, publicKey, grant, reason })
 }
 
 function logMember(parts: LeaseParts, sentence: string, member: Member, why?: string): void {

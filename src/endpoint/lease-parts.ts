@@ -1,9 +1,12 @@
+import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import type { PolicyDecision } from '../nsm/admission.ts'
 import type { Hub } from '../tunnel/hub.ts'
 import type { PeerConfig } from '../tunnel/tunnels.ts'
 import type { AddressPlan } from './addresses.ts'
+import type { Asking } from './admission.ts'
 import type { Member, Members } from './members.ts'
 import type { EndpointStore } from './store.ts'
 
@@ -14,12 +17,13 @@ export interface LeaseParts {
   readonly store: EndpointStore
   readonly plan: AddressPlan
   readonly members: Members
-  /** Whether an identity may be a member, asked again when members are restored. */
-  readonly isAdmitted: (spiffeId: string) => boolean
+  /** Whether somebody may be a member, asked again when members are restored. */
+  readonly decide: (asking: Asking) => PolicyDecision
   /** Milliseconds that a released address rests. */
   readonly restMs: number
   readonly clock: Clock
   readonly log: Log
+  readonly audit: Audit
 }
 
 /** Ours: keeps the way back through a member's NAT open; routers forget UDP after 30 s at the earliest [RFC 4787 4.3]. */

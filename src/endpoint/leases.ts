@@ -1,5 +1,6 @@
 import { NsmError } from '../base/errors.ts'
 import { createTurns } from '../base/turns.ts'
+import { notAdmitted, refusedMember } from './admission.ts'
 import { endLease, grantLease, holderToRetire } from './grant-lease.ts'
 import { type LeaseParts, reported } from './lease-parts.ts'
 import { LeaseTimers } from './lease-timers.ts'
@@ -15,6 +16,8 @@ export interface Leases {
   grant(offer: Offer, signal: AbortSignal): Promise<Member>
   /** Ends a lease: peer first, then everything else; a member that was replaced meanwhile is left alone. */
   end(member: Member, why: string): Promise<void>
+  /** Ends the leases of those who may not be members any more. */
+  endNotAdmitted(): Promise<void>
   /** Notes where members are and stops the timers; the leases live on in the store. */
   stop(): Promise<void>
 }
@@ -43,6 +46,11 @@ export function createLeases(parts: LeaseParts): Leases {
     timers.housekeeping(() => void keepHouse())
     return noteUnderlays(parts).catch(reported(parts.log))
   }
+  const endIfPresent = (member: Member, why: string) =>
+    turns.run(memberKey(member), async () => {
+      const present = parts.members.find(member.spiffeId, member.connectionId)
+      if (present?.segmentId === member.segmentId) await end(present, why)
+    })
   return {
     async restore() {
       for (const member of await restoreLeases(parts)) arm(member)
@@ -52,6 +60,7 @@ export function createLeases(parts: LeaseParts): Leases {
       turns.run(memberKey(offer), async () => {
         signal.throwIfAborted()
         if (stopped) throw new NsmError('UNREACHABLE', 'the endpoint is not available: it stops', 'try again')
+        if (!parts.decide(offer).isGranted) throw refusedMember()
         const holder = holderToRetire(parts, offer)
         const retired = holder && end(holder, 'replaced').catch(reported(parts.log))
         const granted = grantLease(parts, offer)
@@ -59,11 +68,11 @@ export function createLeases(parts: LeaseParts): Leases {
         await retired
         return granted.live
       }),
-    end: (member, why) =>
-      turns.run(memberKey(member), async () => {
-        const present = parts.members.find(member.spiffeId, member.connectionId)
-        if (present?.segmentId === member.segmentId) await end(present, why)
-      }),
+    end: endIfPresent,
+    async endNotAdmitted() {
+      const out = parts.members.all().filter((member) => !parts.decide(member).isGranted)
+      await Promise.all(out.map((member) => endIfPresent(member, notAdmitted).catch(reported(parts.log))))
+    },
     async stop() {
       stopped = true
       await turns.settled()

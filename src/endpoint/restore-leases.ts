@@ -2,6 +2,7 @@ import { toNsmError } from '../base/errors.ts'
 import { parsePrefix } from '../base/ip.ts'
 import { buildEchoRequest } from '../tunnel/ip-packet.ts'
 import type { AddressPlan } from './addresses.ts'
+import { notAdmitted } from './admission.ts'
 import { type LeaseParts, peerOf } from './lease-parts.ts'
 import type { Member } from './members.ts'
 import type { Lease } from './store.ts'
@@ -26,8 +27,8 @@ export async function restoreLeases(parts: LeaseParts): Promise<readonly Member[
 }
 
 async function restoreMember(parts: LeaseParts, lease: Lease): Promise<boolean> {
-  const { plan, hub, members, clock, isAdmitted } = parts
-  if (!isAdmitted(lease.spiffeId)) return drop(parts, lease, 'not admitted any more')
+  const { plan, hub, members, clock, decide } = parts
+  if (!decide(lease).isGranted) return drop(parts, lease, notAdmitted)
   if (!plan.reserve(lease.addresses, lease.spiffeId, clock.wallMs())) return drop(parts, lease, 'other prefixes')
   try {
     await hub.setPeer(peerOf(lease, lease.underlay))

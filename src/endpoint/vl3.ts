@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import { create } from '@bufbuild/protobuf'
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { formatAddress, type Prefix } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
+import { type Admission, openAdmission, type PolicyDecision } from '../nsm/admission.ts'
 import { type Connection, ConnectionSchema } from '../nsm/generated/connection_pb.js'
 import type { NetworkServiceRequest } from '../nsm/generated/networkservice_pb.js'
 import { enterPath, leavePath, stampTokens, trimPath } from '../nsm/path.ts'
@@ -14,7 +16,7 @@ import type { Hub, HubConfig } from '../tunnel/hub.ts'
 import { keyToBase64 } from '../tunnel/key-text.ts'
 import { generatePrivateKey, publicKeyOf } from '../tunnel/wireguard/keys.ts'
 import { AddressPlan } from './addresses.ts'
-import { isAdmitted } from './admission.ts'
+import { type Asking, decideMember, notAdmitted, refusedMember } from './admission.ts'
 import { buildAnswer, type SharedContext, sharedContext } from './answer.ts'
 import { dnsPort } from './gateway-dns.ts'
 import { createLeases, type Leases } from './leases.ts'
@@ -35,8 +37,8 @@ export interface Vl3Settings {
   readonly dnsDomain: string
   /** The name of this endpoint on every path and in the registry. */
   readonly endpointName: string
-  /** SPIFFE IDs, or `spiffe://domain/*`, that may join; without a list everybody whom TLS verified. */
-  readonly admission?: readonly string[]
+  /** Who may join; without it everybody whom TLS verified, and whom a manager lets pass on requests. */
+  readonly admission?: Admission
   readonly listenAddress: string
   /** What of the prefixes belongs to this site; all of them by default. */
   readonly parts?: readonly string[]
@@ -59,6 +61,7 @@ export interface Vl3Settings {
   readonly openHub: (config: HubConfig) => Promise<Hub>
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
 }
 
 /** A running vL3 endpoint. */
@@ -98,25 +101,26 @@ const restMs = 2 * tokenLifetimeMs
 
 /** Opens the hub, brings back the members of the last run and serves requests. Throws `USAGE`, `CONFLICT`. */
 export async function createVl3(settings: Vl3Settings): Promise<Vl3> {
-  const { service, store, clock, log } = settings
+  const { service, store, clock, log, audit = noAudit } = settings
   const { prefixes, parts } = settings
   const plan = new AddressPlan({ prefixes, restMs, ...(parts && { parts }) })
   const members = new Members(reservedLabels)
   const privateKey = store.privateKey(service, generatePrivateKey)
   const publicKey = publicKeyOf(privateKey)
   const { hub, links } = await openHubOf(settings, { privateKey, plan, members })
-  const leases = createLeases({
-    ...{ service, hub, store, plan, members, restMs, clock, log },
-    isAdmitted: (spiffeId) => isAdmitted(settings.admission, spiffeId),
-  })
+  const { admission = openAdmission({ isSite: () => true }) } = settings
+  const decide = (asking: Asking) => decideMember(admission, service, asking)
+  const leases = createLeases({ service, hub, store, plan, members, restMs, clock, log, audit, decide })
   try {
     await leases.restore()
   } catch (error) {
     await hub.close()
     throw error
   }
+  const ignorePolicy = admission.onChange(() => void endNotAdmitted(endpoint))
   const endpoint: Endpoint = {
     settings,
+    decide,
     plan,
     members,
     leases,
@@ -135,6 +139,7 @@ export async function createVl3(settings: Vl3Settings): Promise<Vl3> {
     request: (request, peer, signal) => admit(endpoint, { request, peer, signal }),
     close: (connection, peer) => dismiss(endpoint, connection, peer),
     async stop() {
+      ignorePolicy()
       links.stop()
       await leases.stop()
       await hub.close()
@@ -144,6 +149,7 @@ export async function createVl3(settings: Vl3Settings): Promise<Vl3> {
 
 interface Endpoint {
   readonly settings: Vl3Settings
+  readonly decide: (asking: Asking) => PolicyDecision
   readonly plan: AddressPlan
   readonly members: Members
   readonly leases: Leases
@@ -170,7 +176,7 @@ async function admit(endpoint: Endpoint, { request, peer: caller, signal }: Call
   checkService(settings.service, sent.networkService)
   const { connection: entered, callerIndex } = enterPath(sent, { name: settings.endpointName, newId: randomUUID })
   const { peer, isSite } = asker(settings, entered, caller)
-  checkAdmission(settings, peer)
+  checkAdmission(endpoint, peer)
   const offer = readOffer(request, entered, peer)
   checkKey(endpoint, offer)
   const answer = isSite
@@ -329,10 +335,19 @@ function audienceOf(entered: Connection, peer: PeerContext): string {
   return claimsOf(previous?.token ?? '')?.sub ?? peer.spiffeId
 }
 
-function checkAdmission(settings: Vl3Settings, peer: PeerContext): void {
-  if (isAdmitted(settings.admission, peer.spiffeId)) return
-  settings.log.info('an identity was not admitted', { service: settings.service, peer: peer.spiffeId })
-  throw new NsmError('REFUSED', 'no sufficient privileges: this identity is not admitted', 'ask whoever runs the vL3')
+function checkAdmission({ settings, decide }: Endpoint, peer: PeerContext): void {
+  const decision = decide(peer)
+  if (decision.isGranted) return
+  const { service, log, audit = noAudit } = settings
+  log.info('an identity was not admitted', { service, peer: peer.spiffeId })
+  audit.record({ event: 'grant.deny', id: peer.spiffeId, service, reason: decision.reason, address: peer.address })
+  throw refusedMember()
+}
+
+/** Members and links with other sites end that a new policy does not admit. */
+async function endNotAdmitted({ leases, links, decide }: Endpoint): Promise<void> {
+  const out = links.all().filter(({ spiffeId }) => !decide({ spiffeId, origin: undefined }).isGranted)
+  await Promise.all([leases.endNotAdmitted(), ...out.map((link) => links.remove(link, notAdmitted))])
 }
 
 /** `name@domain` is the service `name` by the time it is here [NSM sdk interdomain]. */

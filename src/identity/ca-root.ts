@@ -39,11 +39,30 @@ export function newRoot(wantedDomain: string | undefined, nowMs: number): Root {
       spiffeId: `spiffe://${trustDomain}`,
       notBeforeMs: nowMs - backdateMs,
       notAfterMs: nowMs + rootLifeMs,
-      pathLength: 1,
+      pathLength: rootPathLength,
     },
     { name, privateKey },
   )
   return { trustDomain, name, privateKey, certificate: readCertificate(der) }
+}
+
+/** An intermediate, and between them the certificate of the root that follows this one. */
+const rootPathLength = 2
+
+/**
+ * The certificate of a new root by the old one, "new with old": who knows only the old one finds the way from what the new one
+ * signs. [RFC 4210 4.4]
+ */
+export function certifyNewWithOld(next: Root, old: Root): Uint8Array {
+  const template = {
+    name: next.name,
+    publicKey: createPublicKey(next.privateKey),
+    spiffeId: `spiffe://${next.trustDomain}`,
+    notBeforeMs: next.certificate.notBeforeMs,
+    notAfterMs: Math.min(next.certificate.notAfterMs, old.certificate.notAfterMs),
+    pathLength: 1,
+  }
+  return writeCertificate(template, old)
 }
 
 /** Common name of a signer, at most 64 characters [RFC 5280 A.1]; a long domain is cut, the URI name holds all of it. */
@@ -59,9 +78,27 @@ function randomTrustDomain(): string {
 /** A new root whose key is kept in the directory, readable by its owner only. */
 export async function makeRoot(dir: string, trustDomain: string | undefined, nowMs: number): Promise<Root> {
   const root = newRoot(trustDomain, nowMs)
-  await writeFileAtomic(join(dir, keyFile), root.privateKey.export({ type: 'pkcs8', format: 'pem' }))
-  await writeFileAtomic(join(dir, certificateFile), certificatesToPem([root.certificate.der]))
+  await saveRoot(dir, root)
   return root
+}
+
+/** Writes the key, then the certificate. */
+export async function saveRoot(dir: string, root: Root): Promise<void> {
+  const { key, certificate } = rootToPem(root)
+  await writeFileAtomic(join(dir, keyFile), key)
+  await writeFileAtomic(join(dir, certificateFile), certificate)
+}
+
+/** Both parts of a root as PEM. */
+export interface RootPem {
+  readonly key: string
+  readonly certificate: string
+}
+
+/** A root as text; the key is a secret. */
+export function rootToPem({ privateKey, certificate }: Root): RootPem {
+  const key = String(privateKey.export({ type: 'pkcs8', format: 'pem' }))
+  return { key, certificate: certificatesToPem([certificate.der]) }
 }
 
 /**
@@ -72,11 +109,17 @@ export async function loadRoot(dir: string): Promise<Root | undefined> {
   const pem = await readPrivateFile(join(dir, certificateFile))
   if (pem === undefined) return undefined
   const keyPem = await readPrivateFile(join(dir, keyFile))
-  const [der] = certificatesFromPem(pem)
+  if (keyPem === undefined) throw broken(dir)
+  return rootFromPem({ key: keyPem, certificate: pem }, dir)
+}
+
+/** A root from its text; `where` is for the message. Throws `IDENTITY` when the parts do not belong together. */
+export function rootFromPem(pem: RootPem, where: string): Root {
+  const [der] = certificatesFromPem(pem.certificate)
   const certificate = der && readCertificate(der)
   const [id = ''] = certificate?.uris ?? []
-  const privateKey = keyPem === undefined ? undefined : readKey(keyPem, dir)
-  if (!certificate?.isCa || !privateKey || !Buffer.from(certificate.spki).equals(spkiOf(privateKey))) throw broken(dir)
+  const privateKey = readKey(pem.key, where)
+  if (!certificate?.isCa || !Buffer.from(certificate.spki).equals(spkiOf(privateKey))) throw broken(where)
   const { trustDomain } = parseSpiffeId(id)
   return { trustDomain, name: signerName(trustDomain, 'root'), privateKey, certificate }
 }

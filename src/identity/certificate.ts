@@ -34,6 +34,7 @@ export interface Certificate {
 
 /** The uses of a key that decide between a leaf and a signer. */
 export interface KeyUsage {
+  readonly digitalSignature: boolean
   readonly certSign: boolean
   readonly crlSign: boolean
 }
@@ -64,7 +65,7 @@ function fields(der: Uint8Array, x509: X509Certificate): Certificate {
     spki: expectTag(spki, derTag.sequence).raw,
     notBeforeMs: readTime(notBefore),
     notAfterMs: readTime(notAfter),
-    uris: readUris(found.get(names.subjectAltName)),
+    uris: readUris(found.get(names.subjectAltName), x509),
     ...readBasicConstraints(found.get(names.basicConstraints)),
     keyUsage: readKeyUsage(found.get(names.keyUsage)),
     isUsable: isUnderstood(found) && isStrong(x509, algorithm),
@@ -114,8 +115,10 @@ function readExtensions(block: DerElement | undefined): Map<string, Extension> {
 }
 
 /** [RFC 5280 4.2.1.6] uniformResourceIdentifier is [6] IA5String; the other kinds play no part in identity. */
-function readUris(extension: Extension | undefined): string[] {
+function readUris(extension: Extension | undefined, { subjectAltName }: X509Certificate): string[] {
   if (!extension) return []
+  // One broken name makes all of them void, for every other reader too.
+  if (subjectAltName === undefined) throw malformed('subjectAltName cannot be read')
   return readSequence(extension.value)
     .filter(({ tag }) => tag === 0x86)
     .map(({ content }) => Buffer.from(content).toString('latin1'))
@@ -133,9 +136,11 @@ function readBasicConstraints(extension: Extension | undefined): Pick<Certificat
 /** [RFC 5280 4.2.1.3] bit 0 is the highest bit of the first byte. */
 function readKeyUsage(extension: Extension | undefined): KeyUsage | undefined {
   if (!extension) return undefined
-  const [unusedBits = 8, bits = 0] = readElement(extension.value, derTag.bitString).content
-  if (unusedBits > 7) throw malformed('keyUsage is not a BIT STRING')
-  return { certSign: (bits & 0x04) !== 0, crlSign: (bits & 0x02) !== 0 }
+  const { content } = readElement(extension.value, derTag.bitString)
+  const [unusedBits = 8, bits = 0] = content
+  const last = content.length > 1 ? (content.at(-1) ?? 0) : 0
+  if (unusedBits > 7 || (last & ((1 << unusedBits) - 1)) !== 0) throw malformed('keyUsage is not a BIT STRING')
+  return { digitalSignature: (bits & 0x80) !== 0, certSign: (bits & 0x04) !== 0, crlSign: (bits & 0x02) !== 0 }
 }
 
 /** [RFC 5280 4.1.2.5] always with seconds and always UTC; a two-digit year from 50 on is of the last century. */
@@ -147,7 +152,16 @@ function readTime(element: DerElement | undefined): number {
   const found = /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/.exec(full)
   if (!found) throw malformed('a time in UTC with seconds expected')
   const [, year, month, day, hour, minute, second] = found.map(Number)
-  return Date.UTC(year ?? 0, (month ?? 0) - 1, day, hour, minute, second)
+  const wallMs = Date.UTC(year ?? 0, (month ?? 0) - 1, day, hour, minute, second)
+  // A month 13 or an hour 24 would be the next one.
+  if (
+    new Date(wallMs)
+      .toISOString()
+      .replace(/[^0-9]/g, '')
+      .slice(0, 14) !== full.slice(0, 14)
+  )
+    throw malformed('a time')
+  return wallMs
 }
 
 function malformed(why: string) {

@@ -1,21 +1,24 @@
 import type { KeyObject } from 'node:crypto'
+import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
-import { readCertificate } from './certificate.ts'
 import { createCsr } from './csr.ts'
 import { type Enrolment, loadEnrolment, saveEnrolment } from './enrolment-file.ts'
 import { createFixedSource, type FixedSource } from './fixed-source.ts'
-import { generateKey, spkiPin } from './keys.ts'
+import { withPin } from './join-string.ts'
+import { generateKey } from './keys.ts'
 import { refusal } from './refusal.ts'
 import { startRenewal } from './renewal.ts'
 import type { IdentitySource, IdentityState, IssuedSvid, TrustBundles } from './source.ts'
 import { parseSpiffeId } from './spiffe-id.ts'
-import { stateFromIssued } from './svid.ts'
+import { isOfNewestRoot, pinsOf, stateFromIssued } from './svid.ts'
 
 /** An identity that a server gave and renews. */
 export interface EnrolledSource extends IdentitySource {
-  /** The server that gave it, as it was told to `enrol`. */
+  /** The server that gave it, as it was told to `enrol`; a pin in it is that of the newest root. */
   readonly serverUrl: string
+  /** True for the pin of a root that this identity believes for its own domain, also when it is expired. */
+  isPinned(pin: string): boolean
   /** Stores and uses new bundles, as the server announced them; throws `IDENTITY` when they lack the own domain. */
   updateBundles(bundles: TrustBundles): Promise<void>
 }
@@ -51,7 +54,10 @@ interface EnrolSettings {
 interface RenewSettings {
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
   readonly renew: Exchange
+  /** True: `renew` may succeed also once the identity is expired. */
+  readonly outlives?: () => Promise<boolean>
   /** 0 to 1, for the time of renewal; random by default. */
   readonly jitter?: () => number
 }
@@ -88,11 +94,15 @@ function hold(settings: RenewSettings, stored: Enrolment, save: (next: Enrolment
     },
   })
   return {
-    serverUrl: stored.serverUrl,
+    get serverUrl() {
+      return store.present().serverUrl
+    },
+    isPinned: (pin) => pinsOf(store.present().state).includes(pin),
     current: held.current,
     onChange: held.onChange,
     async updateBundles(bundles) {
-      await store.replace((state) => withBundles(state, bundles))
+      const state = await store.replace((before) => withBundles(before, bundles))
+      if (!isOfNewestRoot(state, settings.clock.wallMs())) renewal.hasten()
     },
     async close() {
       await renewal.close()
@@ -116,16 +126,18 @@ async function askFor(exchange: Exchange, clock: Clock, signal: AbortSignal): Pr
 
 /** One change at a time: to the file first, so that a restart never finds less than what is in use. */
 function createStore(first: Enrolment, held: FixedSource, save: (next: Enrolment) => Promise<void>) {
-  let state = first.state
+  let present = first
   let last: Promise<unknown> = Promise.resolve()
   const replace = async (change: (state: IdentityState) => IdentityState) => {
-    const next = change(state)
-    await save({ serverUrl: first.serverUrl, state: next })
-    state = next
-    held.set(next)
-    return next
+    const state = change(present.state)
+    const next = { serverUrl: pinnedAnew(present.serverUrl, state), state }
+    await save(next)
+    present = next
+    held.set(state)
+    return state
   }
   return {
+    present: () => present,
     replace(change: (state: IdentityState) => IdentityState): Promise<IdentityState> {
       const mine = last.then(() => replace(change))
       last = mine.catch(() => undefined)
@@ -137,11 +149,15 @@ function createStore(first: Enrolment, held: FixedSource, save: (next: Enrolment
   }
 }
 
+/** The server is asked again by the pin of its newest root: the one it was joined by will be gone. */
+function pinnedAnew(serverUrl: string, state: IdentityState): string {
+  const [newest] = pinsOf(state)
+  return newest === undefined ? serverUrl : withPin(serverUrl, newest)
+}
+
 function checkExpected(state: IdentityState, expect: { readonly trustDomain: string; readonly pin: string }): void {
   const { trustDomain } = parseSpiffeId(state.svid.spiffeId)
-  const roots = state.bundles.get(trustDomain) ?? []
-  const isPinned = roots.some((root) => spkiPin(readCertificate(root).spki) === expect.pin)
-  if (trustDomain === expect.trustDomain && isPinned) return
+  if (trustDomain === expect.trustDomain && pinsOf(state).includes(expect.pin)) return
   throw refusal('PIN_MISMATCH', `the server answered for ${trustDomain} and another root than the join string names`)
 }
 

@@ -37,6 +37,11 @@ export function parseJoinString(text: string): JoinString {
   return { ...target, trustDomain: td, pin, ...(jt === undefined ? {} : { token: jt }) }
 }
 
+/** The text of a join string for another root of the same server. */
+export function withPin(join: string, pin: string): string {
+  return join.replace(/(?<=[?&]pin=)sha256-[A-Za-z0-9_-]{43}/, pin)
+}
+
 /** The line of a join file that counts: the others are blank or begin with `#`. */
 export function joinLine(text: string): string {
   return (

@@ -1,4 +1,4 @@
-import { NsmError } from '../base/errors.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 
 /** Why an identity, certificate, request or token was refused; stable, sent to peers and written to the audit log. */
 export type RefusalReason =
@@ -13,9 +13,11 @@ export type RefusalReason =
   | 'SVID_WRONG_DOMAIN'
   | 'SVID_UNTRUSTED'
   | 'SVID_EXPIRED'
-  | 'SVID_NOT_YET_VALID'
+  | 'CLOCK_SKEW'
   | 'SVID_UNEXPECTED'
   | 'PIN_MISMATCH'
+  | 'BUNDLE_INVALID'
+  | 'BUNDLE_OLD'
   | 'TOKEN_INVALID'
   | 'STATE_INVALID'
 
@@ -32,6 +34,15 @@ export function refusal(
 /** The stable reason of an `IDENTITY` error made here; undefined for every other value. */
 export function refusalReason(error: unknown): RefusalReason | undefined {
   return error instanceof NsmError && error.cause instanceof Refusal ? error.cause.reason : undefined
+}
+
+/**
+ * The stable reason of any failure, for an auditor: that of a refusal, the one in brackets at the end of a text of the
+ * exchange, else the code of the error.
+ */
+export function reasonOf(error: unknown): string {
+  const { code, message } = toNsmError(error)
+  return refusalReason(error) ?? /\(([A-Z][A-Z_]{2,40})\)$/.exec(message)?.[1] ?? code
 }
 
 const defaultNext = 'check that both sides belong to the same trust domain; `nsm status` shows the identity in use'

@@ -1,8 +1,9 @@
 import type { KeyObject } from 'node:crypto'
 import { readCertificate } from './certificate.ts'
-import { isP256, spkiOf } from './keys.ts'
+import { isP256, spkiOf, spkiPin } from './keys.ts'
 import { refusal } from './refusal.ts'
 import type { IdentityState, IssuedSvid, Svid, TrustBundles } from './source.ts'
+import { parseSpiffeId } from './spiffe-id.ts'
 import { verifyPeer } from './verify.ts'
 
 /** A usable identity from an issued chain and the key it was asked for; throws `IDENTITY` when they do not belong together. */
@@ -34,6 +35,25 @@ export function svidOf(chain: readonly Uint8Array[], privateKey: KeyObject): Svi
     throw refusal('KEY_MISMATCH', `the private key is not the one of ${spiffeId}`, { next: keyNext })
   }
   return { spiffeId, chain, privateKey, notBeforeMs: leaf.notBeforeMs, notAfterMs: leaf.notAfterMs }
+}
+
+/** The first root of the own domain is the one that signs: an SVID of another one will not be believed for long. */
+export function isOfNewestRoot({ svid, bundles }: IdentityState, nowMs: number): boolean {
+  const { trustDomain } = parseSpiffeId(svid.spiffeId)
+  const [newest] = bundles.get(trustDomain) ?? []
+  if (!newest) return true
+  try {
+    verifyPeer({ chain: svid.chain, bundles: new Map([[trustDomain, [newest]]]), nowMs })
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** The pins of the own domain's roots, that of the one that signs first. */
+export function pinsOf({ svid, bundles }: IdentityState): readonly string[] {
+  const roots = bundles.get(parseSpiffeId(svid.spiffeId).trustDomain) ?? []
+  return roots.map((root) => spkiPin(readCertificate(root).spki))
 }
 
 const keyNext = 'give the ECDSA P-256 key that belongs to the certificate'

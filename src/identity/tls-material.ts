@@ -17,6 +17,8 @@ export function tlsMaterial(state: IdentityState): SecureContextOptions {
 export function trustMaterial(bundles: TrustBundles): SecureContextOptions {
   return {
     ca: certificatesToPem([...bundles.values()].flat()),
+    /** A root of a bundle need not be signed by itself: a new one may be known by the certificate that the old one gave it. */
+    allowPartialTrustChain: true,
     minVersion: 'TLSv1.3',
     /** A resumed session would skip every check of the certificate, its expiry too. */
     secureOptions: constants.SSL_OP_NO_TICKET,

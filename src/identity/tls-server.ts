@@ -75,6 +75,9 @@ export function createTlsServer(settings: TlsServerSettings): TlsServer {
 /** Ours: a client on a bad line finishes in two round trips; a silent one holds a place no longer than this. */
 const handshakeTimeoutMs = 5_000
 
+/** [RFC 7301 6] Clients of gRPC offer HTTP/2 alone; who offers this one too wants a document. */
+const webProtocol = 'http/1.1'
+
 /** The TLS layer; it does not listen itself, so that a connection over the limits costs no handshake. */
 function createTls(settings: TlsServerSettings, sessions: TlsSessions) {
   const state = settings.source.current()
@@ -88,6 +91,7 @@ function createTls(settings: TlsServerSettings, sessions: TlsSessions) {
     /** Node calls it as a method of the socket, the only moment at which the socket is seen before its certificates. */
     ALPNCallback(this: unknown, { protocols }: { readonly protocols: readonly string[] }) {
       if (this instanceof TLSSocket) sessions.watch(this)
+      if (settings.onWeb && protocols.includes(webProtocol)) return webProtocol
       return protocols.includes('h2') ? 'h2' : undefined
     },
   })

@@ -1,10 +1,12 @@
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { readCertificate } from './certificate.ts'
 import type { CallerAdmission } from './connection-gate.ts'
-import { refusal, refusalReason } from './refusal.ts'
+import { reasonOf, refusal, refusalReason } from './refusal.ts'
 import type { IdentitySource, IdentityState, Svid } from './source.ts'
 import { chainOf } from './tls-material.ts'
 import { type PeerIdentity, verifyPeer } from './verify.ts'
@@ -20,7 +22,10 @@ export interface SessionSettings {
    * also after a rotation: answers to it are signed with that key.
    */
   readonly onConnection: (socket: TLSSocket, peer: PeerIdentity | undefined, own: Svid) => void
+  /** Takes over a connection of HTTP/1.1, whoever it is from; without it such a client is cut. */
+  readonly onWeb?: ((socket: TLSSocket) => void) | undefined
   readonly log: Log
+  readonly audit?: Audit
 }
 
 /** Takes a place for a verified caller, or for one without a certificate. */
@@ -44,7 +49,7 @@ export class TlsSessions {
 
   /** The SVID that the next handshakes show. */
   remember({ svid }: IdentityState): void {
-    this.#svids = [svid, ...this.#svids].slice(0, rememberedSvids)
+    if (this.#svids[0] !== svid) this.#svids = [svid, ...this.#svids].slice(0, rememberedSvids)
   }
 
   /** A raw connection before its handshake; `finish` is asked at the end of it whether this caller has a place. */
@@ -70,8 +75,8 @@ export class TlsSessions {
   accept(socket: TLSSocket): void {
     socket.on('error', () => socket.destroy())
     try {
-      if (socket.alpnProtocol !== 'h2') throw refusal('SVID_UNEXPECTED', 'the client does not speak HTTP/2')
       if (socket.isSessionReused()) throw refusal('SVID_UNEXPECTED', 'the client resumed a session')
+      if (socket.alpnProtocol !== 'h2') return void this.#welcomeWeb(socket)
       const own = this.#ownSvid(socket)
       const peer = this.#identify(socket)
       if (this.#hasPlace(socket, peer)) this.#settings.onConnection(socket, peer, own)
@@ -96,6 +101,13 @@ export class TlsSessions {
     for (const raw of [...this.#raw]) raw.destroy()
   }
 
+  /** What a browser or another domain's server wants is open to everybody: it takes the place of an anonymous caller. */
+  #welcomeWeb(socket: TLSSocket): void {
+    const { onWeb } = this.#settings
+    if (!onWeb) throw refusal('SVID_UNEXPECTED', 'the client does not speak HTTP/2')
+    if (this.#hasPlace(socket, undefined)) onWeb(socket)
+  }
+
   #identify(socket: TLSSocket): PeerIdentity | undefined {
     const chain = this.#sent.get(socket) ?? chainOf(socket.getPeerCertificate(true))
     if (chain.length === 0 && this.#settings.allowAnonymous) return undefined
@@ -105,13 +117,24 @@ export class TlsSessions {
       throw refusal('SVID_UNTRUSTED', `TLS does not vouch for ${peer.spiffeId}: ${socket.authorizationError}`)
     }
     this.#chains.set(socket, chain)
-    const expired = refusal('SVID_EXPIRED', `the certificate of ${peer.spiffeId} expired`)
-    const cancelExpiry = atWallTime(this.#clock, peer.notAfterMs, () => this.#cut(socket, expired))
+    const cancelExpiry = atWallTime(this.#clock, peer.notAfterMs, () => {
+      this.#cut(socket, refusal('SVID_EXPIRED', `the certificate of ${peer.spiffeId} expired`))
+    })
     socket.once('close', () => {
       cancelExpiry()
       this.#chains.delete(socket)
     })
     return peer
+  }
+
+  /** The ID that a refused peer showed, or would like to have. */
+  #idOf(socket: TLSSocket): string | undefined {
+    const [leaf] = this.#chains.get(socket) ?? this.#sent.get(socket) ?? []
+    try {
+      return leaf && readCertificate(leaf).uris[0]
+    } catch {
+      return undefined
+    }
   }
 
   /** One without a place is closed without a warning: it may be one of very many. */
@@ -121,7 +144,10 @@ export class TlsSessions {
     this.#unfinished.delete(key)
     if (admission === 'admitted') return true
     const { remoteAddress: address } = socket
-    this.#settings.log.debug('connection refused', { address, peer: peer?.spiffeId, reason: admission ?? 'gone' })
+    const { log, audit = noAudit } = this.#settings
+    log.debug('connection refused', { address, peer: peer?.spiffeId, reason: admission ?? 'gone' })
+    const reason = admission?.toUpperCase().replaceAll('-', '_')
+    if (reason !== undefined) audit.record({ event: 'peer.reject', id: peer?.spiffeId, address, reason })
     socket.destroy()
     return false
   }
@@ -136,7 +162,9 @@ export class TlsSessions {
   #cut(socket: TLSSocket, error: unknown): void {
     const { message } = toNsmError(error)
     const { remoteAddress: address } = socket
-    this.#settings.log.warn('peer refused', { address, reason: refusalReason(error), error: message })
+    const { log, audit = noAudit } = this.#settings
+    log.warn('peer refused', { address, reason: refusalReason(error), error: message })
+    audit.record({ event: 'peer.reject', id: this.#idOf(socket), address, reason: reasonOf(error) })
     socket.destroy()
   }
 }

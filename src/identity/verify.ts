@@ -28,10 +28,11 @@ export function verifyPeer(peer: {
   checkLeaf(leaf, peer.nowMs)
   const bundle = peer.bundles.get(trustDomain)
   if (!bundle) {
-    const next = `join that domain, or use an identity of ${[...peer.bundles.keys()].join(', ') || 'a known domain'}`
+    const known = [...peer.bundles.keys()].join(', ') || 'a known domain'
+    const next = `use an identity of ${known}, or federate with that domain in the policy file of the server`
     throw refusal('SVID_UNKNOWN_DOMAIN', `the trust domain ${trustDomain} of ${spiffeId} is not known here`, { next })
   }
-  if (!endsIn(leaf, intermediates, { roots: bundle.map(readCertificate), nowMs: peer.nowMs })) {
+  if (!rootOf(leaf, intermediates, { roots: bundle.map(readRoot), nowMs: peer.nowMs })) {
     throw untrusted(peer, { leaf, intermediates, spiffeId, trustDomain })
   }
   const { der: certificate, notAfterMs } = leaf
@@ -59,43 +60,63 @@ function checkLeaf(leaf: Certificate, nowMs: number): void {
   if (leaf.isCa || leaf.keyUsage?.certSign || leaf.keyUsage?.crlSign) {
     throw refusal('SVID_IS_CA', 'the certificate may sign others, so it cannot be a peer')
   }
-  if (!leaf.isUsable)
-    throw refusal('CERTIFICATE_INVALID', 'the certificate has an extension or an algorithm not supported here')
+  if (!leaf.isUsable || leaf.keyUsage?.digitalSignature === false)
+    throw refusal(
+      'CERTIFICATE_INVALID',
+      'the certificate has an extension, an algorithm or a use of its key not supported here',
+    )
   if (nowMs >= leaf.notAfterMs) {
     throw refusal('SVID_EXPIRED', `the certificate expired at ${isoTime(leaf.notAfterMs)}`, { next: renewNext })
   }
   if (nowMs + notBeforeSkewMs < leaf.notBeforeMs) {
-    throw refusal('SVID_NOT_YET_VALID', `the certificate begins at ${isoTime(leaf.notBeforeMs)}`, { next: clockNext })
+    const aheadMs = leaf.notBeforeMs - nowMs
+    const what = `the certificate begins at ${isoTime(leaf.notBeforeMs)}, ${Math.round(aheadMs / 1_000)} s from now`
+    throw refusal('CLOCK_SKEW', what, { next: clockNext })
   }
 }
 
 const renewNext = 'renew the identity: `nsm invite` on the server, then `nsm connect --join FILE`'
 const clockNext = 'check the clocks of both machines'
 
+/** Roots stay the same for many peers; without it a stranger would have those of all domains read anew. */
+const readRoots = new WeakMap<Uint8Array, Certificate>()
+
+function readRoot(der: Uint8Array): Certificate {
+  const known = readRoots.get(der)
+  if (known) return known
+  const root = readCertificate(der)
+  readRoots.set(der, root)
+  return root
+}
+
 interface Search {
   readonly roots: readonly Certificate[]
   readonly nowMs: number
 }
 
-/** [RFC 5280 6.1] depth first over what was sent; `true` when a path ends in one of the roots. */
-function endsIn(leaf: Certificate, sent: readonly Certificate[], search: Search): boolean {
+/** [RFC 5280 6.1] depth first over what was sent; the root in which a path ends. */
+function rootOf(leaf: Certificate, sent: readonly Certificate[], search: Search): Certificate | undefined {
   let checksLeft = signatureChecksMax
   const signs = (issuer: Certificate, subject: Certificate, signersBelow: number): boolean => {
     if (!maySign(issuer, signersBelow, search.nowMs) || !subject.x509.checkIssued(issuer.x509)) return false
     if (checksLeft-- <= 0) return false
     return subject.x509.verify(issuer.x509.publicKey)
   }
-  const climb = (subject: Certificate, unused: readonly Certificate[], signersBelow: number): boolean =>
-    search.roots.some((root) => signs(root, subject, signersBelow)) ||
-    unused.some(
-      (issuer) =>
-        signs(issuer, subject, signersBelow) &&
-        climb(
-          issuer,
-          unused.filter((other) => other !== issuer),
-          signersBelow + 1,
-        ),
-    )
+  const climb = (
+    subject: Certificate,
+    unused: readonly Certificate[],
+    signersBelow: number,
+  ): Certificate | undefined => {
+    const root = search.roots.find((one) => signs(one, subject, signersBelow))
+    if (root) return root
+    for (const issuer of unused) {
+      if (!signs(issuer, subject, signersBelow)) continue
+      const others = unused.filter((other) => other !== issuer)
+      const found = climb(issuer, others, signersBelow + 1)
+      if (found) return found
+    }
+    return undefined
+  }
   return climb(leaf, sent, 0)
 }
 
@@ -115,11 +136,11 @@ function untrusted(
     readonly trustDomain: string
   },
 ) {
-  for (const [domain, bundle] of peer.bundles) {
-    if (domain === found.trustDomain) continue
-    if (endsIn(found.leaf, found.intermediates, { roots: bundle.map(readCertificate), nowMs: peer.nowMs })) {
-      return refusal('SVID_WRONG_DOMAIN', `${found.spiffeId} was signed by the authority of ${domain}`)
-    }
+  const others = [...peer.bundles].filter(([domain]) => domain !== found.trustDomain)
+  const domainOf = new Map(others.flatMap(([domain, bundle]) => bundle.map((der) => [readRoot(der), domain] as const)))
+  const root = rootOf(found.leaf, found.intermediates, { roots: [...domainOf.keys()], nowMs: peer.nowMs })
+  if (root) {
+    return refusal('SVID_WRONG_DOMAIN', `${found.spiffeId} was signed by the authority of ${domainOf.get(root)}`)
   }
   return refusal(
     'SVID_UNTRUSTED',

@@ -1,39 +1,18 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
-import { type ClientDuplexStream, type ClientReadableStream, Metadata, status } from '@grpc/grpc-js'
-import { addressText } from '../base/address-text.ts'
-import { type Clock, systemClock } from '../base/clock.ts'
+import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { IdentitySource, TrustBundles } from '../identity/source.ts'
 import { createClientSecurity } from '../identity/tls-client.ts'
-import type { PeerIdentity } from '../identity/verify.ts'
-import { fromGrpcError, noConnection } from './grpc-errors.ts'
-import { createLine, type Line, type Target } from './line.ts'
-import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+import { verifyPeer } from '../identity/verify.ts'
+import type { Answer, CallSettings, Target } from './call-settings.ts'
+import type { Line } from './line.ts'
+import type { DuplexMethod, StreamMethod, UnaryMethod } from './service-definition.ts'
 
 /* A channel is one server and one identity. Below it are lines, each one grpc-js client with one SVID: servers check hop
  * tokens with the certificate of the TLS connection, so a new SVID means a new line. Calls that are open finish on theirs.
  *
  * The clients are generic ones, without methods made from a service: such a client of NetworkService would have its
  * Close call where grpc-js has `close()`, and could not be closed any more. */
-
-/** Settings of one call. */
-export interface CallSettings {
-  readonly signal?: AbortSignal
-  /** From now, connecting included; servers take what is left of it off a lease, so keep it near the default. */
-  readonly timeoutMs?: number
-  readonly metadata?: Readonly<Record<string, string>>
-  /** False: fail as soon as the server cannot be reached, not at the deadline. */
-  readonly wait?: boolean
-}
-
-/** The answer of a unary call. */
-export interface Answer<T> {
-  readonly message: T
-  /** The last text value of a key of the response header. */
-  header(key: string): string | undefined
-  /** The server of the connection that carried the call. */
-  readonly server: PeerIdentity
-}
 
 /** Calls to one server. Every call throws `NsmError` only, or the reason of its signal. */
 export interface Channel {
@@ -63,10 +42,7 @@ export interface Channel {
   close(): void
 }
 
-export type { Target } from './line.ts'
-
-/** [NSM cmd-nsc] Default deadline of a call: NSM's programs take what is left of it off the lease. */
-const callTimeoutMs = 15_000
+export type { Answer, CallSettings, Target } from './call-settings.ts'
 
 /** A channel with mutual TLS and hop tokens on each call; it dials at the first call and anew when the SVID changes. */
 export function openChannel(settings: {
@@ -79,8 +55,11 @@ export function openChannel(settings: {
 }): Channel {
   const { target, source, clock, expect, tokenLifetimeMs } = settings
   const secure = () => createClientSecurity({ as: { source }, clock, ...(expect ? { expect } : {}) })
-  const lines = createLines(() => createLine({ target, clock, tokenLifetimeMs, security: secure() }))
-  const stopFollowing = source.onChange(() => lines.renew())
+  const lines = createLines(({ createLine }) => createLine({ target, clock, tokenLifetimeMs, security: secure() }))
+  const stopFollowing = source.onChange(({ bundles }) => {
+    lines.renew()
+    lines.drop((line) => !isBelieved(line, bundles, clock))
+  })
   return createChannel(lines, {
     target,
     clock,
@@ -96,22 +75,47 @@ export function openAnonymousChannel(settings: {
   readonly clock: Clock
 }): Channel {
   const { target, bundles, clock } = settings
-  const lines = createLines(() =>
+  const lines = createLines(({ createLine }) =>
     createLine({ target, clock, security: createClientSecurity({ as: { bundles }, clock }) }),
   )
   return createChannel(lines, { target, clock, ownId: () => undefined, onClose() {} })
 }
 
+/** grpc-js, and what is in its terms. Loaded at the first call: a server that calls nobody starts without it, in 8 ms less. */
+type Caller = Pick<typeof import('./line.ts'), 'createLine'> & typeof import('./line-calls.ts')
+
+let loaded: Caller | undefined
+
+async function loadCaller(): Promise<Caller> {
+  const [{ createLine }, calls] = await Promise.all([import('./line.ts'), import('./line-calls.ts')])
+  loaded = { createLine, ...calls }
+  return loaded
+}
+
 /** The lines of one channel: the one for new calls, and older ones until their last call ends. */
 interface Lines {
   /** Borrows the line for one call. */
-  take(): Line
+  take(caller: Caller): Line
   give(line: Line): void
   renew(): void
+  /** Ends older lines and the calls on them. */
+  drop(isWrong: (line: Line) => boolean): void
   close(): void
 }
 
-function createLines(open: () => Line): Lines {
+/** A server that lost its trust keeps no call: its domain left, or its root is gone. */
+function isBelieved(line: Line, bundles: TrustBundles, clock: Clock): boolean {
+  const server = line.server()
+  if (!server) return true
+  try {
+    verifyPeer({ chain: [server.certificate, ...server.intermediates], bundles, nowMs: clock.wallMs() })
+    return true
+  } catch {
+    return false
+  }
+}
+
+function createLines(open: (caller: Caller) => Line): Lines {
   const calls = new Map<Line, number>()
   let current: Line | undefined
   let closed = false
@@ -121,9 +125,9 @@ function createLines(open: () => Line): Lines {
     line.close()
   }
   return {
-    take() {
+    take(caller) {
       if (closed) throw new NsmError('UNREACHABLE', 'the channel is closed', 'open a new one')
-      current ??= open()
+      current ??= open(caller)
       calls.set(current, (calls.get(current) ?? 0) + 1)
       return current
     },
@@ -136,6 +140,13 @@ function createLines(open: () => Line): Lines {
       const old = current
       current = undefined
       if (old) closeIfIdle(old)
+    },
+    drop(isWrong) {
+      for (const line of [...calls.keys()]) {
+        if (line === current || !isWrong(line)) continue
+        calls.delete(line)
+        line.close()
+      }
     },
     close() {
       closed = true
@@ -154,31 +165,32 @@ interface ChannelParts {
 }
 
 function createChannel(lines: Lines, parts: ChannelParts): Channel {
-  const borrowed = async <T>(use: (line: Line) => Promise<T>): Promise<T> => {
-    const line = lines.take()
-    try {
-      return await use(line)
-    } finally {
-      lines.give(line)
-    }
-  }
   return {
     clock: parts.clock,
     ownId: parts.ownId,
-    unary: (method, request, settings = {}) =>
-      borrowed((line) => callUnary(line, { method, request, settings, target: parts.target })),
-    async *stream(method, request, settings = {}) {
-      const line = lines.take()
+    async unary(method, request, settings = {}) {
+      const caller = loaded ?? (await loadCaller())
+      const line = lines.take(caller)
       try {
-        yield* callStream(line, { method, request, settings, target: parts.target })
+        return await caller.callUnary(line, { method, request, settings, target: parts.target })
+      } finally {
+        lines.give(line)
+      }
+    },
+    async *stream(method, request, settings = {}) {
+      const caller = loaded ?? (await loadCaller())
+      const line = lines.take(caller)
+      try {
+        yield* caller.callStream(line, { method, request, settings, target: parts.target })
       } finally {
         lines.give(line)
       }
     },
     async *duplex(method, requests, settings = {}) {
-      const line = lines.take()
+      const caller = loaded ?? (await loadCaller())
+      const line = lines.take(caller)
       try {
-        yield* callDuplex(line, { method, requests, settings, target: parts.target })
+        yield* caller.callDuplex(line, { method, requests, settings, target: parts.target })
       } finally {
         lines.give(line)
       }
@@ -189,162 +201,4 @@ function createChannel(lines: Lines, parts: ChannelParts): Channel {
       lines.close()
     },
   }
-}
-
-function callUnary<I extends DescMessage, O extends DescMessage>(
-  line: Line,
-  call: {
-    readonly method: UnaryMethod<I, O>
-    readonly request: MessageInitShape<I>
-    readonly settings: CallSettings
-    readonly target: Target
-  },
-): Promise<Answer<MessageShape<O>>> {
-  const { settings } = call
-  const codec = methodDefinition(call.method)
-  const timeoutMs = settings.timeoutMs ?? callTimeoutMs
-  return new Promise((resolve, reject) => {
-    if (settings.signal?.aborted) return reject(settings.signal.reason)
-    let header = new Metadata()
-    let failure: { readonly reason: unknown } | undefined
-    const started = line.client.makeUnaryRequest(
-      codec.path,
-      codec.requestSerialize,
-      codec.responseDeserialize,
-      call.request,
-      metadataOf(settings, true),
-      /** grpc-js counts by the real clock, whatever ours says. */
-      { deadline: systemClock.wallMs() + timeoutMs },
-      (error, message) => {
-        stop()
-        const server = line.server()
-        if (failure) return reject(failure.reason)
-        if (error) return reject(explain(error, { ...call, timeoutMs }))
-        if (message === undefined || !server) return reject(noAnswer(call.target))
-        resolve({ message, header: (key) => lastText(header, key), server })
-      },
-    )
-    const fail = (reason: unknown) => {
-      failure ??= { reason }
-      started.cancel()
-    }
-    const stop = whenItMustEnd(line, settings.signal, fail)
-    started.on('metadata', (received: Metadata) => {
-      header = received
-      line.answered()
-    })
-  })
-}
-
-async function* callStream<I extends DescMessage, O extends DescMessage>(
-  line: Line,
-  call: {
-    readonly method: StreamMethod<I, O>
-    readonly request: MessageInitShape<I>
-    readonly settings: CallSettings
-    readonly target: Target
-  },
-): AsyncGenerator<MessageShape<O>, void> {
-  call.settings.signal?.throwIfAborted()
-  const codec = methodDefinition(call.method)
-  const started: ClientReadableStream<MessageShape<O>> = line.client.makeServerStreamRequest(
-    codec.path,
-    codec.requestSerialize,
-    codec.responseDeserialize,
-    call.request,
-    metadataOf(call.settings, false),
-  )
-  yield* readAnswers(line, started, call)
-}
-
-async function* callDuplex<I extends DescMessage, O extends DescMessage>(
-  line: Line,
-  call: {
-    readonly method: DuplexMethod<I, O>
-    readonly requests: AsyncIterable<MessageInitShape<I>>
-    readonly settings: CallSettings
-    readonly target: Target
-  },
-): AsyncGenerator<MessageShape<O>, void> {
-  call.settings.signal?.throwIfAborted()
-  const codec = methodDefinition(call.method)
-  const started: ClientDuplexStream<MessageInitShape<I>, MessageShape<O>> = line.client.makeBidiStreamRequest(
-    codec.path,
-    codec.requestSerialize,
-    codec.responseDeserialize,
-    metadataOf(call.settings, false),
-  )
-  const send = async () => {
-    for await (const request of call.requests) started.write(request)
-    started.end()
-  }
-  void send().catch(() => started.cancel())
-  yield* readAnswers(line, started, call)
-}
-
-async function* readAnswers<T>(
-  line: Line,
-  started: ClientReadableStream<T>,
-  call: { readonly settings: CallSettings; readonly target: Target },
-): AsyncGenerator<T, void> {
-  const { signal } = call.settings
-  let failure: { readonly reason: unknown } | undefined
-  /** A cancelled call ends with an error event that nobody may be waiting for. */
-  started.on('error', () => {})
-  started.on('metadata', () => line.answered())
-  const stop = whenItMustEnd(line, signal, (reason) => {
-    failure ??= { reason }
-    started.cancel()
-  })
-  try {
-    for await (const message of started) yield message
-    if (failure) throw failure.reason
-  } catch (error) {
-    throw failure ? failure.reason : explain(error, call)
-  } finally {
-    stop()
-    started.cancel()
-  }
-}
-
-/** Calls `fail` when the signal is aborted or the line turns out to be useless; the result ends that. */
-function whenItMustEnd(line: Line, signal: AbortSignal | undefined, fail: (reason: unknown) => void): () => void {
-  const onAbort = () => fail(signal?.reason)
-  signal?.addEventListener('abort', onAbort, { once: true })
-  const forget = line.onRefused(fail)
-  return () => {
-    signal?.removeEventListener('abort', onAbort)
-    forget()
-  }
-}
-
-function metadataOf(settings: CallSettings, waitByDefault: boolean): Metadata {
-  const metadata = new Metadata({ waitForReady: settings.wait ?? waitByDefault })
-  for (const [key, value] of Object.entries(settings.metadata ?? {})) metadata.set(key, value)
-  return metadata
-}
-
-/** Names the server in what grpc-js says of silence; every other failure keeps its own text. */
-function explain(error: unknown, call: { readonly target: Target; readonly timeoutMs?: number }): NsmError {
-  const known = fromGrpcError(error)
-  if (known.code !== 'UNREACHABLE') return known
-  const where = addressText(call.target)
-  const text = isDeadline(known.cause)
-    ? `no answer from ${where} within ${(call.timeoutMs ?? 0) / 1000} s`
-    : `${where}: ${known.message}`.replace(`${where}: ${noConnection}: `, `nothing answers at ${where}: `)
-  return new NsmError('UNREACHABLE', text, known.next, { cause: error })
-}
-
-function noAnswer(target: Target): NsmError {
-  return new NsmError('UNREACHABLE', `${addressText(target)} answered nothing`, 'try again')
-}
-
-/** The last value of a key, as NSM's programs read it; binary values do not count. */
-function lastText(metadata: Metadata, key: string): string | undefined {
-  const value = metadata.get(key).at(-1)
-  return typeof value === 'string' ? value : undefined
-}
-
-function isDeadline(cause: unknown): boolean {
-  return cause instanceof Error && 'code' in cause && cause.code === status.DEADLINE_EXCEEDED
 }

@@ -1,4 +1,4 @@
-import type { TLSSocket } from 'node:tls'
+import type { Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
 import type { ServerSession } from './http2/session.ts'
 
@@ -22,13 +22,15 @@ const stallCheckMs = 30_000
 /** A connection and the time it lives in. */
 interface Aging {
   readonly session: ServerSession
-  readonly socket: TLSSocket
+  readonly socket: Socket
   readonly clock: Clock
+  /** True: nothing that a certificate said can grow old on it, so it is not renewed. */
+  readonly isLocal: boolean
 }
 
 /** Renews an old connection and ends a dead one; the result ends that. */
 export function watchAge(aging: Aging): () => void {
-  const endAge = renewInTime(aging)
+  const endAge = aging.isLocal ? () => {} : renewInTime(aging)
   const endPings = pingAgainAndAgain(aging)
   const endLooks = lookForStalled(aging)
   return () => {

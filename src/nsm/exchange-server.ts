@@ -1,31 +1,37 @@
 import { X509Certificate } from 'node:crypto'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
+import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import { untilAborted } from '../base/until-aborted.ts'
-import type { Authority } from '../identity/ca.ts'
+import type { BelievingAuthority } from '../identity/authority-source.ts'
 import { verifyCsr } from '../identity/csr.ts'
 import { spkiOf } from '../identity/keys.ts'
 import type { OidcAdmission } from '../identity/oidc-admission.ts'
 import { oidcRefusal } from '../identity/oidc-refusal.ts'
+import { reasonOf } from '../identity/refusal.ts'
+import type { IssuedSvid } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
+import { tellBundles } from './bundle-stream.ts'
 import { type ExchangeRequest, IdentityService } from './generated/identity_pb.js'
-import { type Call, type MethodBinding, openUnary, type PeerCall, serverStream, unary } from './grpc.ts'
+import { type Call, type MethodBinding, openUnary, serverStream, unary } from './grpc.ts'
 import type { JoinTokens } from './join-tokens.ts'
-import { RateLimit } from './rate-limit.ts'
-import { encodeBundles, encodeIssued } from './svid-encoding.ts'
+import { ExchangeRate } from './rate-limit.ts'
+import { encodeIssued } from './svid-encoding.ts'
 
 /** What turns credentials into identities. */
 export interface ExchangeParts {
-  readonly authority: Pick<Authority, 'trustDomain' | 'rootDer' | 'bundles' | 'issue'>
+  readonly authority: BelievingAuthority
   readonly joinTokens: JoinTokens
   /** Takes ID tokens of issuers; without it only join tokens count. */
   readonly oidc?: OidcAdmission | undefined
   /** True: this identity gets no further certificate; it ends with its present one. */
   readonly isDenied?: (spiffeId: string) => boolean
+  /** True for other sites: they pass on what strangers show, and have counted it by the strangers' addresses. */
+  readonly isSite?: (spiffeId: string) => boolean
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
 }
 
 /**
@@ -42,27 +48,42 @@ const tokenMaxCharacters = 16_384
 /** The identity service: the only one that answers a caller without a certificate. */
 export function identityService(parts: ExchangeParts): MethodBinding[] {
   const { getConfiguration, exchange, renew, watchBundles } = IdentityService.method
-  const attempts = new RateLimit()
+  const rate = new ExchangeRate()
+  const { authority, clock } = parts
   return [
     openUnary(getConfiguration, async () => ({
-      trustDomain: parts.authority.trustDomain,
+      trustDomain: authority.trustDomain,
       issuers: (parts.oidc?.issuers ?? []).map(({ name, url, audience, login }) => ({
         ...{ name, issuerUrl: url, audience },
         ...(login ? { ...login, scopes: [...login.scopes], flows: ['code', 'device'] } : { flows: ['ci'] }),
       })),
-      x509Authorities: [parts.authority.rootDer],
+      x509Authorities: [...(authority.bundles.get(authority.trustDomain) ?? [])],
       bundleRefreshSeconds,
     })),
-    openUnary(exchange, async (request, call) => {
-      attempts.count(call.address, parts.clock.monotonicMs())
-      return onExchange(parts, request, call)
+    openUnary(exchange, (request, call) => {
+      const { address, peer } = call
+      const work = () => onExchange(parts, request, call)
+      const isCounted = peer !== undefined && parts.isSite?.(peer.spiffeId) === true
+      return audited(parts, { address }, () => (isCounted ? work() : rate.run(work, { address, clock })))
     }),
-    unary(renew, async ({ csr }, call) => onRenew(parts, csr, call)),
-    serverStream(watchBundles, async function* (_request, call) {
-      yield { bundles: encodeBundles(parts.authority.bundles) }
-      await untilAborted(call.signal)
-    }),
+    unary(renew, async ({ csr }, { peer }) => renewFor(parts, csr, peer)),
+    serverStream(watchBundles, (_request, { signal }) =>
+      tellBundles({ bundles: () => authority.bundles, onChange: authority.onChange }, signal),
+    ),
   ]
+}
+
+/** Who asked, for the record of a refusal. */
+type Asker = { readonly id?: string; readonly address: string }
+
+/** Runs an exchange; a refusal is on record before the caller hears of it. */
+async function audited<T>({ audit = noAudit }: Pick<ExchangeParts, 'audit'>, asker: Asker, work: () => Promise<T>) {
+  try {
+    return await work()
+  } catch (error) {
+    audit.record({ event: 'exchange.deny', ...asker, reason: reasonOf(error) })
+    throw error
+  }
 }
 
 /** Sizes, then the CSR, then the token: a broken request does not use the token up. */
@@ -89,6 +110,7 @@ function onJoinToken(parts: ExchangeParts, { request, call, publicKey, token }: 
   checkMayHave(parts, request, spiffeId)
   const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request, svidLifeMs) })
   log.info('identity issued for a join token', { peer: spiffeId, address: call.address })
+  recordIssue(parts, issued, { address: call.address, rule: 'join-token' })
   return encodeIssued(issued, authority.trustDomain)
 }
 
@@ -101,7 +123,7 @@ async function onIdToken(parts: ExchangeParts, { request, call, publicKey, token
     const spiffeId = `spiffe://${authority.trustDomain}${path}`
     checkMayHave(parts, request, spiffeId)
     const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request, ttlMs) })
-    const serial = new X509Certificate(issued.chain[0] ?? new Uint8Array()).serialNumber
+    const serial = recordIssue(parts, issued, { address, ...why })
     log.info('identity issued for an ID token', { peer: spiffeId, address, serial, ...why })
     const answer = encodeIssued(issued, authority.trustDomain)
     return { ...answer, sessionEnds: timestampFromMs(sessionEndsMs), rule: why.rule }
@@ -118,16 +140,31 @@ function checkMayHave(parts: ExchangeParts, { requestedId }: ExchangeRequest, sp
   checkNotDenied(parts, spiffeId)
 }
 
-function onRenew(parts: ExchangeParts, csr: Uint8Array, call: PeerCall) {
-  return renewFor(parts, csr, call.peer)
+/** Every certificate is on record [security C10]; gives its serial number. */
+function recordIssue(
+  { audit = noAudit }: Pick<ExchangeParts, 'audit'>,
+  { spiffeId, chain, notAfterMs }: IssuedSvid,
+  why: { readonly address: string; readonly rule: string; readonly issuer?: string; readonly subjectHash?: string },
+): string {
+  const serial = new X509Certificate(chain[0] ?? new Uint8Array()).serialNumber
+  audit.record({ event: 'exchange.ok', id: spiffeId, ...why, serial, expires: new Date(notAfterMs).toISOString() })
+  return serial
+}
+
+/** Who proved to hold a certificate. */
+interface Holder {
+  readonly spiffeId: string
+  readonly certificate: Uint8Array
+  readonly address: string
 }
 
 /** A new certificate for whoever proved to hold the present one; throws `IDENTITY`. */
-export function renewFor(
-  parts: Omit<ExchangeParts, 'joinTokens'>,
-  csr: Uint8Array,
-  holder: { readonly spiffeId: string; readonly certificate: Uint8Array; readonly address: string },
-) {
+export function renewFor(parts: Omit<ExchangeParts, 'joinTokens'>, csr: Uint8Array, holder: Holder) {
+  const { spiffeId: id, address } = holder
+  return audited(parts, { id, address }, async () => renewNow(parts, csr, holder))
+}
+
+function renewNow(parts: Omit<ExchangeParts, 'joinTokens'>, csr: Uint8Array, holder: Holder) {
   const { authority, log } = parts
   const { spiffeId, certificate, address } = holder
   const publicKey = keyOfCsr(csr)
@@ -140,6 +177,7 @@ export function renewFor(
   const ttlMs = parts.oidc?.renew(heldKey, publicKey) ?? svidLifeMs
   const issued = authority.issue({ csr, spiffeId, ttlMs })
   log.info('identity renewed', { peer: spiffeId, address })
+  recordIssue(parts, issued, { address, rule: 'renewal' })
   return encodeIssued(issued, authority.trustDomain)
 }
 

@@ -6,6 +6,7 @@ import type { IssuedSvid, TrustBundles } from '../identity/source.ts'
 import { type Channel, openAnonymousChannel } from './channel.ts'
 import { type GetConfigurationResponse, IdentityService } from './generated/identity_pb.js'
 import { decodeBundles, decodeIssued } from './svid-encoding.ts'
+import { isTurnedAway, isUnreachable, whileBusy } from './while-busy.ts'
 
 /** Whom to ask, and the CSR: all that is sent of the key. */
 interface Wanted {
@@ -50,15 +51,30 @@ export async function fetchConfiguration(
 }
 
 async function exchangeCredential(
-  { join, credential, csr, clock }: Wanted & { readonly credential: Credential },
+  wanted: Wanted & { readonly credential: Credential },
   signal: AbortSignal,
 ): Promise<IssuedSvid> {
-  const bundles = await fetchPinnedBundles({ ...join, clock }, signal)
+  const { join, clock } = wanted
+  const meet = () => fetchPinnedBundles({ ...join, clock }, signal)
+  const bundles = await whileBusy(meet, { clock, signal, isBusy: isTurnedAway })
+  // A server takes a credential twice from the same key, as after a lost answer.
+  return whileBusy(() => exchangeOnce({ ...wanted, bundles }, signal), { clock, signal, isBusy: isUnreachable })
+}
+
+async function exchangeOnce(
+  {
+    join,
+    credential,
+    csr,
+    clock,
+    bundles,
+  }: Wanted & { readonly credential: Credential; readonly bundles: TrustBundles },
+  signal: AbortSignal,
+): Promise<IssuedSvid> {
   const channel = openAnonymousChannel({ target: join, bundles, clock })
   try {
     const { message } = await channel.unary(IdentityService.method.exchange, { credential, csr }, { signal })
-    const issued = decodeIssued(message, join.trustDomain)
-    return { ...issued, bundles: new Map([...issued.bundles, ...bundles]) }
+    return decodeIssued(message, join.trustDomain)
   } finally {
     channel.close()
   }

@@ -1,4 +1,4 @@
-import type { TLSSocket } from 'node:tls'
+import type { Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
 import { watchAge } from './connection-age.ts'
 import { Deadlines } from './deadlines.ts'
@@ -23,6 +23,8 @@ export interface ConnectionParts {
   readonly methods: ReadonlyMap<string, MethodBinding>
   readonly origin: CallOrigin
   readonly clock: Clock
+  /** True for a process of this machine that the kernel has named. */
+  readonly isLocal?: boolean
 }
 
 /** A connection that is served. */
@@ -43,8 +45,8 @@ const farewellMs = 1_000
 const limits = { streamsMax: streamsPerConnectionMax, headerListMaxBytes: metadataMaxBytes }
 
 /** Serves the methods on a verified connection until it closes. */
-export function serveConnection(socket: TLSSocket, parts: ConnectionParts): GrpcConnection {
-  const { clock } = parts
+export function serveConnection(socket: Socket, parts: ConnectionParts): GrpcConnection {
+  const { clock, isLocal = false } = parts
   const calls = new Calls(parts)
   let cancelFarewell = () => {}
   const session = new ServerSession(
@@ -59,7 +61,7 @@ export function serveConnection(socket: TLSSocket, parts: ConnectionParts): Grpc
     },
     limits,
   )
-  const stopTimers = watchAge({ session, socket, clock })
+  const stopTimers = watchAge({ session, socket, clock, isLocal })
   const closed = new Promise<void>((resolve) => {
     socket.once('close', () => {
       stopTimers()

@@ -1,6 +1,7 @@
-import { type Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import type { Metadata, ServiceError } from '@grpc/grpc-js'
 import { type ErrorCode, NsmError, toNsmError } from '../base/errors.ts'
 import type { GrpcStatus } from './grpc-status.ts'
+import { status } from './status-code.ts'
 
 /* The one place where gRPC status and our codes meet. Other NSM programs answer most failures with code Unknown and a
  * nested text, so their texts are recognised by fragment; our own servers also say our code in the trailers. */
@@ -105,8 +106,11 @@ const nextSteps: Readonly<Record<ErrorCode, string>> = {
   LOST: 'try again',
 }
 
+const notGrantedNext = 'ask whoever runs the server for a grant; `nsm whoami` shows the identity to name'
+
 /** Texts of NSM's programs and of grpc-js, most telling first. [NSM sdk] */
 const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode; readonly next: string }[] = [
+  { fragment: `${notPrivileged}: NOT_GRANTED`, code: 'REFUSED', next: notGrantedNext },
   { fragment: notPrivileged, code: 'REFUSED', next: 'check the clocks of both machines and the identity in use' },
   { fragment: 'message larger than max', code: 'REFUSED', next: nextSteps.REFUSED },
   { fragment: 'No message received', code: 'UNREACHABLE', next: nextSteps.UNREACHABLE },

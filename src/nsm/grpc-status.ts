@@ -1,6 +1,6 @@
-import { status } from '@grpc/grpc-js'
 import { percentEncode } from './grpc-headers.ts'
 import type { MessageFault } from './grpc-message.ts'
+import { status } from './status-code.ts'
 
 /** What a server ends a call with. */
 export interface GrpcStatus {

@@ -20,6 +20,11 @@ export interface MethodBinding {
   readonly serve: (call: GrpcCall) => void
 }
 
+/** Methods by the path that a call names, `/package.Service/Method`. */
+export function byPath(methods: readonly MethodBinding[]): ReadonlyMap<string, MethodBinding> {
+  return new Map(methods.map((method) => [`/${method.service}/${method.name}`, method]))
+}
+
 /** Answers of a stream, one by one or all at once. */
 export type Answers<O extends DescMessage> = AsyncIterable<MessageInitShape<O>> | EncodedAnswers
 
@@ -66,6 +71,20 @@ export function serverStream<I extends DescMessage, O extends DescMessage>(
     lasting: true,
     serve(call) {
       if (!isVerified(call)) return call.fail(anonymous())
+      readOne(method.input, call, (request) => void answerAll(method.output, call, () => handler(request, call)))
+    },
+  }
+}
+
+/** Binds a method with a stream of answers for callers whom no certificate names. */
+export function openServerStream<I extends DescMessage, O extends DescMessage>(
+  method: StreamMethod<I, O>,
+  handler: (request: MessageShape<I>, call: Call) => Answers<O>,
+): MethodBinding {
+  return {
+    ...named(method),
+    lasting: true,
+    serve(call) {
       readOne(method.input, call, (request) => void answerAll(method.output, call, () => handler(request, call)))
     },
   }

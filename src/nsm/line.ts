@@ -4,25 +4,13 @@ import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { ClientSecurity } from '../identity/tls-client.ts'
 import { signToken } from '../identity/token.ts'
-import type { PeerIdentity } from '../identity/verify.ts'
+import type { Target } from './call-settings.ts'
 import { messageMaxBytes } from './limits.ts'
+import type { CallLine } from './line-calls.ts'
 import { tokenLifetimeMs as defaultLifetimeMs, tokenExpiresMetadataKey, tokenMetadataKey } from './peer.ts'
 
-/** Where to dial; the address is a host name or an IP address without brackets. */
-export interface Target {
-  readonly address: string
-  readonly port: number
-}
-
 /** One grpc-js client with one SVID; it dials by itself, and again when a connection is lost. */
-export interface Line {
-  readonly client: Client
-  /** The server of the last handshake. */
-  server(): PeerIdentity | undefined
-  /** Calls the listener when no call on this line can succeed: one side does not believe the other, or the line is closed. */
-  onRefused(listener: (error: NsmError) => void): () => void
-  /** The server has answered a call: whatever comes, it accepts our identity. */
-  answered(): void
+export interface Line extends CallLine {
   /** Ends every call under way. */
   close(): void
 }
@@ -64,7 +52,7 @@ export function createLine(settings: {
       return () => void listeners.delete(listener)
     },
     answered() {
-      unanswered = Number.NEGATIVE_INFINITY
+      unanswered = unansweredMax - unansweredAgainMax
     },
     /** grpc-js lets calls under way go on, streams for ever. */
     close() {
@@ -79,6 +67,8 @@ export function createLine(settings: {
  * connection. After this many in a row without any answer it is one.
  */
 const unansweredMax = 3
+/** Ours: as many after an answer, some seconds: the server did accept us, and may have ceased to. */
+const unansweredAgainMax = 6
 
 /** Keepalive stays above 5 minutes: grpc-go servers answer more frequent pings with GOAWAY. Times in milliseconds. */
 function clientOptions(security: ClientSecurity) {
@@ -87,6 +77,8 @@ function clientOptions(security: ClientSecurity) {
     'grpc.default_authority': security.serverName,
     'grpc.use_local_subchannel_pool': 1,
     'grpc.enable_channelz': 0,
+    // Else a variable of the caller's shell would say through whom a call goes.
+    'grpc.enable_http_proxy': 0,
     'grpc.enable_retries': 0,
     'grpc.service_config_disable_resolution': 1,
     'grpc.max_receive_message_length': messageMaxBytes,

@@ -1,8 +1,8 @@
 import { decodeToken, verifyToken } from '../identity/token.ts'
 
 /**
- * The seven checks of Network Service Mesh, and two of ours: `sub_is_peer` ties a token to the TLS identity, `relay` asks
- * who may pass on the requests of others. A refusal names the one that failed. [NSM sdk opa/policies]
+ * The seven checks of Network Service Mesh, and one of ours: `sub_is_peer` ties a token to the TLS identity. A refusal
+ * names the one that failed. Who may do what is asked of the `Admission`. [NSM sdk opa/policies]
  */
 export type Policy =
   | 'tokens_valid'
@@ -13,7 +13,6 @@ export type Policy =
   | 'client_allowed'
   | 'service_connection'
   | 'sub_is_peer'
-  | 'relay'
 
 /** A path as the policies see it. */
 export interface PolicyInput {
@@ -50,14 +49,6 @@ export function failedRegistryPolicy(owner: string | undefined, caller: string):
  */
 export function failedMonitorPolicy(owners: readonly string[], caller: string): Policy | undefined {
   return owners.length === 0 || owners.includes(caller) ? undefined : 'service_connection'
-}
-
-/** Checks who stands on the path before the caller: nobody, unless the caller is one of `relays` (as in `isNamed`). */
-export function failedRelayPolicy(
-  caller: { readonly index: number; readonly peerId: string },
-  relays: readonly string[],
-): Policy | undefined {
-  return caller.index === 1 || isNamed(caller.peerId, relays) ? undefined : 'relay'
 }
 
 /** True when the list has this SPIFFE ID, or an entry that ends in `/*` and stands above it. */

@@ -1,4 +1,5 @@
 import type { TLSSocket } from 'node:tls'
+import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
@@ -6,8 +7,9 @@ import { defaultConnectionLimits } from '../identity/connection-gate.ts'
 import type { IdentitySource, Svid } from '../identity/source.ts'
 import { createTlsServer } from '../identity/tls-server.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
+import { type Admission, openAdmission } from './admission.ts'
 import { startVisit } from './anonymous-visit.ts'
-import type { MethodBinding } from './grpc.ts'
+import { byPath, type MethodBinding } from './grpc.ts'
 import type { CallOrigin } from './grpc-call.ts'
 import { type GrpcConnection, serveConnection } from './grpc-connection.ts'
 import type { CallHeaders } from './grpc-headers.ts'
@@ -15,7 +17,6 @@ import { healthService } from './health.ts'
 import { tokenMaxCharacters } from './limits.ts'
 import { createOwnTokens } from './own-tokens.ts'
 import { type OwnHop, type PeerContext, tokenExpiresMetadataKey, tokenMetadataKey } from './peer.ts'
-import { isNamed } from './policies.ts'
 
 /** A running server; `address` and `port` are where it listens. */
 export interface NsmServer {
@@ -30,10 +31,13 @@ export interface NsmServerSettings {
   readonly source: IdentitySource
   readonly listen: { readonly address: string; readonly port: number }
   readonly services: readonly MethodBinding[]
-  /** Managers and forwarders of clusters, as in `isNamed`: they open a connection for each call they pass on. */
-  readonly relays?: readonly string[]
+  /** Who may come. Relays, managers and forwarders of clusters, open a connection for each call they pass on. */
+  readonly admission?: Admission
+  /** Takes over connections of HTTP/1.1; without it they are cut. */
+  readonly onWeb?: ((socket: TLSSocket) => void) | undefined
   readonly clock: Clock
   readonly log: Log
+  readonly audit?: Audit
 }
 
 /**
@@ -42,21 +46,24 @@ export interface NsmServerSettings {
  * Throws `CONFLICT` or `PERMISSION` when the port cannot be had.
  */
 export async function startNsmServer(settings: NsmServerSettings): Promise<NsmServer> {
-  const { clock } = settings
+  const { clock, admission = openAdmission({}) } = settings
   const methods = byPath([...settings.services, ...healthService(settings.services)])
-  const connections = new Set<GrpcConnection>()
+  const connections = new Map<GrpcConnection, Guest | undefined>()
+  const ignorePolicy = admission.onChange(() => endLostGuests(connections, admission))
   let isStopping = false
   const tls = createTlsServer({
     source: settings.source,
     allowAnonymous: true,
-    limits: { ...defaultConnectionLimits, isExempt: (spiffeId) => isNamed(spiffeId, settings.relays ?? []) },
+    limits: { ...defaultConnectionLimits, isExempt: (id) => admission.decide({ id, action: 'relay' }).isGranted },
     clock,
     log: settings.log,
+    ...(settings.audit && { audit: settings.audit }),
+    onWeb: settings.onWeb,
     onConnection(socket, peer, own) {
       if (isStopping) return void socket.destroy()
       const origin = originOf(socket, { peer, own, clock })
       const connection = serveConnection(socket, { methods, origin, clock })
-      connections.add(connection)
+      connections.set(connection, peer && { id: peer.spiffeId, wasAdmitted: admission.isAdmitted(peer.spiffeId) })
       socket.once('close', () => {
         connections.delete(connection)
         origin.visit?.end()
@@ -68,14 +75,27 @@ export async function startNsmServer(settings: NsmServerSettings): Promise<NsmSe
     ...bound,
     async stop() {
       isStopping = true
-      await Promise.all([...connections].map((connection) => connection.stop()))
+      ignorePolicy()
+      await Promise.all([...connections.keys()].map((connection) => connection.stop()))
       await tls.close()
     },
   }
 }
 
-function byPath(methods: readonly MethodBinding[]): ReadonlyMap<string, MethodBinding> {
-  return new Map(methods.map((method) => [`/${method.service}/${method.name}`, method]))
+interface Guest {
+  readonly id: string
+  /** Whoever never had a grant may stay: each call is refused with the reason, and renewals need none. */
+  wasAdmitted: boolean
+}
+
+/** A new policy ends the connections of those who may do nothing any more; nobody else notices. */
+function endLostGuests(connections: ReadonlyMap<GrpcConnection, Guest | undefined>, admission: Admission): void {
+  for (const [connection, guest] of connections) {
+    if (!guest) continue
+    const isAdmitted = admission.isAdmitted(guest.id)
+    if (guest.wasAdmitted && !isAdmitted) void connection.stop()
+    guest.wasAdmitted = isAdmitted
+  }
 }
 
 /** What all calls of one connection have in common; `own` signs with the SVID this peer saw in its handshake. */

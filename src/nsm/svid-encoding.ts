@@ -40,7 +40,8 @@ export function decodeBundles(bundles: Readonly<Record<string, Uint8Array>>): Tr
   return new Map(Object.entries(bundles).map(([domain, roots]) => [domain, split(roots)]))
 }
 
-function concatenate(certificates: readonly Uint8Array[]): Uint8Array {
+/** Certificates as the Workload API has them: one after the other, without anything between. */
+export function concatenate(certificates: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(Buffer.concat(certificates))
 }
 

@@ -1,9 +1,11 @@
 import type { NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { Environment, Settings } from '../base/settings.ts'
+import type { CaState, RotateRequest } from '../daemon/ca-protocol.ts'
 import type { DnsQuery, DnsQueryResult } from '../daemon/dns-protocol.ts'
 import type { DnsServeHandle, DnsServeSettings } from '../daemon/dns-serve.ts'
-import type { LoginAround } from '../daemon/login.ts'
+import type { LoginAround, Obtained } from '../daemon/login.ts'
+import type { PolicyCheckResult, PolicyTest, PolicyTestResult } from '../daemon/policy-protocol.ts'
 import type { DaemonApi } from '../daemon/protocol.ts'
 import type { ServeSettings } from '../daemon/serve-settings.ts'
 
@@ -32,10 +34,20 @@ export interface CommandContext {
   /** Asks the running server for a join string. */
   invite(
     settings: Settings,
-    wanted: { readonly id?: string; readonly ttlMs: number; readonly endpoint?: boolean },
+    wanted: { readonly id?: string; readonly ttlMs: number; readonly endpoint?: boolean; readonly open?: boolean },
   ): Promise<InviteResult>
-  /** Has a person log in at the issuer of a server, and gives the ID token. */
-  obtainIdToken(joinString: string, around: LoginAround): Promise<string>
+  /** The authority of the running server and the domains it federates with. */
+  caStatus(settings: Settings): Promise<CaState>
+  /** Has the running server change its root. */
+  rotateRoot(settings: Settings, wanted: RotateRequest): Promise<CaState>
+  /** The trust bundle of the running server as text. */
+  trustBundle(settings: Settings): Promise<string>
+  /** Has a person log in at the issuer of a server, and gives the tokens. */
+  obtainLogin(joinString: string, around: LoginAround): Promise<Obtained>
+  /** Asks a policy file, or the server that runs here, whether somebody may do something. */
+  testPolicy(settings: Settings, asked: PolicyTest & { readonly path?: string }): Promise<PolicyTestResult>
+  /** Reads a policy file, or asks the server that runs here about its own. */
+  checkPolicy(settings: Settings, path?: string): Promise<PolicyCheckResult>
   /** Asks a DNS server over the network. */
   queryDns(query: DnsQuery, signal: AbortSignal): Promise<DnsQueryResult>
   /** Starts the resolver alone in this process. */
@@ -47,13 +59,13 @@ export interface CommandContext {
 /** The background process as long as the command holds it. */
 export type DaemonConnection = DaemonApi & { close(): Promise<void> }
 
-/** A fresh single-use join string. */
+/** A fresh single-use join string; the one without a token names nobody and does not end. */
 export interface InviteResult {
   readonly apiVersion: 'nsm/invite/v1'
   readonly joinString: string
-  readonly spiffeId: string
+  readonly spiffeId?: string
   /** Wall clock, milliseconds since the Unix epoch. */
-  readonly expiresMs: number
+  readonly expiresMs?: number
 }
 
 /** A running server. */
@@ -65,5 +77,7 @@ export interface ServeHandle {
   /** What is served in truth: a further site serves what the first one says. */
   readonly info?: { readonly service: string; readonly prefixes: readonly string[]; readonly dnsDomain: string }
   readonly failed: Promise<NsmError>
+  /** Reads the files of the policy and of the issuers again. */
+  reload(): Promise<void>
   stop(): Promise<void>
 }

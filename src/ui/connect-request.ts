@@ -1,7 +1,7 @@
+import { parseDurationMs } from '../base/duration.ts'
 import { NsmError } from '../base/errors.ts'
 import type { Environment } from '../base/settings.ts'
 import type { ConnectRequest } from '../daemon/protocol.ts'
-import { parseDurationMs } from './duration.ts'
 import { parseLabels } from './labels.ts'
 import { nscVariables, switchOf } from './nsc-variables.ts'
 
@@ -59,6 +59,7 @@ export function connectRequest(input: {
     ...nscVariables(environment),
     ...(manager === undefined ? {} : { manager }),
     ...workloadOf(flags, environment),
+    ...sudoUser(environment),
     ...(flags.interface === undefined ? {} : { interfaceName: flags.interface }),
     ...(flags.mtu === undefined ? {} : { mtuBytes: checkedMtu(flags.mtu) }),
     ...(flags.name === undefined ? {} : { name: flags.name }),
@@ -79,6 +80,12 @@ function workloadOf(flags: ConnectFlags, environment: Environment): Workload {
     ...(id === undefined ? {} : { workloadId: id }),
     ...(isAsked ? { workloadFirst: true } : {}),
   }
+}
+
+/** [sudo 8] Says who ran it, root when root did; the background process of root lets the applications of that user in. */
+function sudoUser(environment: Environment): Pick<ConnectRequest, 'applicationUid'> {
+  const uid = environment['SUDO_UID'] ?? ''
+  return /^[1-9]\d{0,9}$/.test(uid) ? { applicationUid: Number(uid) } : {}
 }
 
 function noSocket(): never {

@@ -1,10 +1,11 @@
 import type { ConnectResult } from '../daemon/protocol.ts'
 import { durationText } from './duration.ts'
-import { connectionLines } from './status-text.ts'
+import { connectionLines, spiffeLine } from './status-text.ts'
 
 /** The connections as `nsm status` shows them, then the time each phase took. */
 export function connectText(result: ConnectResult): string {
-  return [...connectionLines(result.connections), timing(result)].join('\n')
+  const socket = result.spiffeSocket ? [spiffeLine(result.spiffeSocket)] : []
+  return [...connectionLines(result.connections), timing(result), ...socket].join('\n')
 }
 
 function timing(result: ConnectResult): string {

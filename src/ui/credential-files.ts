@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { NsmError } from '../base/errors.ts'
+import type { SvidText } from '../daemon/protocol.ts'
 
 /** Names under which SPIFFE tools store an SVID in a folder: spiffe-helper, spire-agent, and the plain ones. */
 const svidNames = ['svid.pem', 'svid.0.pem'] as const
@@ -33,28 +34,31 @@ export async function readSvidFiles(paths: {
   readonly svid: string | undefined
   readonly key: string | undefined
   readonly bundle: string | undefined
-}): Promise<{ readonly svidPem: string; readonly keyPem: string; readonly bundlePem: string } | undefined> {
+}): Promise<SvidText | undefined> {
   const { dir, svid, key, bundle } = paths
   if (dir === undefined && svid === undefined && key === undefined && bundle === undefined) return undefined
-  const [svidPem, keyPem, bundlePem] = await Promise.all([
+  const [theSvid, theKey, theBundle] = await Promise.all([
     readOne(svid, dir, { flag: '--svid', names: svidNames }),
     readOne(key, dir, { flag: '--key', names: keyNames }),
     readOne(bundle, dir, { flag: '--bundle', names: bundleNames }),
   ])
-  return { svidPem, keyPem, bundlePem }
+  return {
+    ...{ svidPem: theSvid.text, keyPem: theKey.text, bundlePem: theBundle.text },
+    paths: { svidPath: theSvid.path, keyPath: theKey.path, bundlePath: theBundle.path },
+  }
 }
 
 async function readOne(
   path: string | undefined,
   dir: string | undefined,
   wanted: { readonly flag: string; readonly names: readonly string[] },
-): Promise<string> {
-  if (path !== undefined) return readText(path)
+): Promise<{ readonly text: string; readonly path: string }> {
+  if (path !== undefined) return { text: await readText(path), path: resolve(path) }
   if (dir === undefined)
     throw new NsmError('USAGE', `${wanted.flag} is missing`, '--svid, --key and --bundle go together')
   for (const name of wanted.names) {
     const text = await readFile(join(dir, name), 'utf8').catch(() => undefined)
-    if (text !== undefined) return text
+    if (text !== undefined) return { text, path: resolve(dir, name) }
   }
   throw new NsmError('USAGE', `${dir} holds none of ${wanted.names.join(', ')}`, `name the file with ${wanted.flag}`)
 }

@@ -36,7 +36,7 @@ export interface ServeResult {
 }
 
 /** What `nsm invite` prints. */
-export function inviteText(invited: InviteResult): string {
-  const until = new Date(invited.expiresMs).toISOString()
-  return [`# admits ${invited.spiffeId} once, until ${until}`, invited.joinString].join('\n')
+export function inviteText({ joinString, spiffeId, expiresMs }: InviteResult): string {
+  if (expiresMs === undefined) return [`# for who shows an ID token; no secret`, joinString].join('\n')
+  return [`# admits ${spiffeId} once, until ${new Date(expiresMs).toISOString()}`, joinString].join('\n')
 }

@@ -1,7 +1,7 @@
+import { parseDurationMs } from '../base/duration.ts'
 import { NsmError } from '../base/errors.ts'
 import type { Environment } from '../base/settings.ts'
 import type { ConnectRequest } from '../daemon/protocol.ts'
-import { parseDurationMs } from './duration.ts'
 
 /* Variables of cmd-nsc that have no flag here. What is set but empty counts as not set. [NSM cmd-nsc internal/config] */
 

@@ -55,12 +55,14 @@ export abstract class NsmCommand extends Command {
     }
   }
 
-  /** As `withDaemon`, but starts none: `absent` is the answer when none runs. */
+  /** As `withDaemon`, but starts none: `absent` is the answer when none runs. One that hangs still holds what it has. */
   protected async askIfRunning<T>(absent: T, call: (daemon: DaemonConnection) => Promise<T>): Promise<T> {
     try {
       return await this.withDaemon(false, call)
     } catch (error) {
-      if (!(error instanceof NsmError) || error.code !== 'UNREACHABLE') throw error
+      const { SilentPeer } = await import('../daemon/rpc-client.ts')
+      const isAbsent = error instanceof NsmError && error.code === 'UNREACHABLE' && !(error instanceof SilentPeer)
+      if (!isAbsent) throw error
       return absent
     }
   }

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parsePrefix, prefixesOverlap } from '../base/ip.ts'
 import type { ServeSettings } from '../daemon/serve-settings.ts'
@@ -16,13 +17,17 @@ export interface ServeFlags {
   readonly relay?: readonly string[] | string | undefined
   readonly issuer?: string | undefined
   readonly allow?: readonly string[] | string | undefined
+  readonly issuers?: string | undefined
+  readonly policy?: string | undefined
+  readonly 'bundle-listen'?: string | undefined
+  readonly 'bundle-cert'?: string | undefined
+  readonly 'bundle-key'?: string | undefined
 }
 
 /** Builds what `nsm serve` runs with; throws `USAGE` for a name or prefix that no member could use. */
 export function serveRequest(
   flags: ServeFlags,
   dirs: { readonly stateDir: string; readonly runtimeDir: string },
-  issuerFileText?: string,
 ): ServeSettings {
   const service = checkedService(flags.service)
   return {
@@ -37,7 +42,9 @@ export function serveRequest(
     ...(flags.site === undefined ? {} : { site: flags.site }),
     ...(flags['site-prefix-length'] === undefined ? {} : { siteLength: flags['site-prefix-length'] }),
     ...(flags.relay === undefined ? {} : { relays: relaysOf(flags.relay) }),
-    ...issuersOf(flags, issuerFileText),
+    ...(flags.policy === undefined ? {} : { policyPath: resolve(flags.policy) }),
+    ...issuersOf(flags),
+    ...bundleWebOf(flags),
   }
 }
 
@@ -89,13 +96,23 @@ function relaysOf(flag: ServeFlags['relay']): readonly string[] {
 }
 
 /** One issuer by flags, or several in a file. The text of a rule has commas of its own, so a variable holds one rule. */
-function issuersOf({ issuer, allow }: ServeFlags, fileText: string | undefined): Pick<ServeSettings, 'issuers'> {
+function issuersOf({ issuer, allow, issuers: path }: ServeFlags): Pick<ServeSettings, 'issuers'> {
   const allowed = [allow ?? []].flat()
-  if (fileText !== undefined && issuer === undefined && allowed.length === 0) return { issuers: { fileText } }
-  if (fileText === undefined && issuer !== undefined && allowed.length > 0) return { issuers: { url: issuer, allowed } }
-  if (fileText === undefined && issuer === undefined && allowed.length === 0) return {}
+  if (path !== undefined && issuer === undefined && allowed.length === 0) return { issuers: { path: resolve(path) } }
+  if (path === undefined && issuer !== undefined && allowed.length > 0) return { issuers: { url: issuer, allowed } }
+  if (path === undefined && issuer === undefined && allowed.length === 0) return {}
   const next = "--issuer URL --allow 'claim=value', or --issuers FILE"
   throw new NsmError('USAGE', 'issuers are named in one way: a URL with its rules, or a file', next)
+}
+
+function bundleWebOf(flags: ServeFlags): Pick<ServeSettings, 'bundleWeb'> {
+  const { 'bundle-listen': listen, 'bundle-cert': certificate, 'bundle-key': key } = flags
+  if (listen === undefined && certificate === undefined && key === undefined) return {}
+  if (listen !== undefined && certificate !== undefined && key !== undefined) {
+    return { bundleWeb: { listen, certificatePath: resolve(certificate), keyPath: resolve(key) } }
+  }
+  const next = '--bundle-listen HOST:PORT --bundle-cert FILE --bundle-key FILE'
+  throw new NsmError('USAGE', 'a bundle endpoint of the web needs an address, a certificate and its key', next)
 }
 
 /** A repeated flag, or the comma-separated text of its variable. */

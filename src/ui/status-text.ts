@@ -33,6 +33,11 @@ export function connectionLines(connections: readonly ConnectionView[]): string[
   )
 }
 
+/** What applications need to use the identity of this machine. */
+export function spiffeLine(socket: string): string {
+  return printable(`# applications: SPIFFE_ENDPOINT_SOCKET=${socket}`)
+}
+
 /** A moment as `style` asks: `42s ago`, `in 3m12s` or RFC 3339. */
 export function momentText(momentMs: number, style: TimeStyle): string {
   if (!style.relative) return new Date(momentMs).toISOString()
@@ -63,6 +68,7 @@ function notes(status: StatusResult, style: TimeStyle): string[] {
   const identity = status.identity
     ? [`# identity ${status.identity.spiffeId}, ends ${momentText(status.identity.notAfterMs, style)}`]
     : []
+  const socket = status.spiffeSocket ? [spiffeLine(status.spiffeSocket)] : []
   const dns = status.dns ? [`# DNS listens on ${status.dns.listening}`] : []
-  return [...identity, ...dns, ...status.warnings.map((warning) => printable(`# warning: ${warning}`))]
+  return [...identity, ...socket, ...dns, ...status.warnings.map((warning) => printable(`# warning: ${warning}`))]
 }

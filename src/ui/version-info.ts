@@ -23,9 +23,9 @@ export function versionResult(daemon?: { readonly version: string; readonly pid:
   }
 }
 
-/** One line: program, system, runtime. */
-export function versionLine(): string {
-  const { version, system, node } = versionResult()
+/** One line: program, system, runtime; of the running program, or of one that is built for another system. */
+export function versionLine(of: Pick<VersionResult, 'version' | 'system' | 'node'> = versionResult()): string {
+  const { version, system, node } = of
   return `nsm ${version} (${system}, Node ${node})`
 }
 

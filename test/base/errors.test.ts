@@ -25,4 +25,21 @@ describe('NsmError', () => {
     const own = new NsmError('LOST', 'm', 'n')
     expect(toNsmError(own)).toBe(own)
   })
+
+  test.each([
+    [{ code: 'ENOSPC' }, 'PERMISSION', 'no space is left: m'],
+    [{ code: 'EDQUOT' }, 'PERMISSION', 'no space is left: m'],
+    [{ code: 'EROFS', path: '/x' }, 'PERMISSION', 'nothing can be written there: m'],
+    [{ code: 'EACCES', path: '/x' }, 'PERMISSION', 'a file may not be used: m'],
+    [{ code: 'EPERM', path: '/x' }, 'PERMISSION', 'a file may not be used: m'],
+    [{ code: 'EACCES', port: 53 }, 'BUG', 'unexpected failure: m'],
+    [{ code: 'ERR_SQLITE_ERROR', errcode: 13 }, 'PERMISSION', 'no space is left: m'],
+    [{ code: 'ERR_SQLITE_ERROR', errcode: 8 | (5 << 8) }, 'PERMISSION', 'nothing can be written there: m'],
+    [{ code: 'ERR_SQLITE_ERROR', errcode: 11 }, 'BUG', 'unexpected failure: m'],
+    [{ code: 'ERR_SQLITE_ERROR' }, 'BUG', 'unexpected failure: m'],
+    [{ code: 'toString' }, 'BUG', 'unexpected failure: m'],
+  ])("what the file system says as %j is the owner's to mend, or a defect: %s", (fields, code, message) => {
+    const cause = Object.assign(new TypeError('m'), fields)
+    expect(toNsmError(cause)).toMatchObject({ code, message, cause })
+  })
 })

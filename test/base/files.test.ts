@@ -17,6 +17,12 @@ describe('private files', () => {
     await expect(makePrivateDir(join(dir, 'a/b'))).resolves.toBeUndefined()
   })
 
+  test('makePrivateDir gives the mode that was asked for, whatever the umask', async () => {
+    const before = process.umask(0o077)
+    await makePrivateDir(join(dir, 'run'), 0o755).finally(() => process.umask(before))
+    expect((await stat(join(dir, 'run'))).mode & 0o777).toBe(0o755)
+  })
+
   test('makePrivateDir refuses a directory that others may write, and a link', async () => {
     await mkdir(join(dir, 'open'))
     await chmod(join(dir, 'open'), 0o777)

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
@@ -48,6 +49,20 @@ describe('addresses', () => {
       expect(() => parseAddress(text)).toThrow(expect.objectContaining({ code: 'USAGE' }))
     },
   )
+
+  const piece = fc.constantFrom(':', '::', '0', 'f', '12aB', '12345', 'g', '1.2.3.4', '1.2.3', '01.1.1.1', '-')
+  const pieces = fc.array(piece, { maxLength: 17 }).map((all) => all.join(''))
+  const group = fc.constantFrom('0', 'fe80', '', '1.2.3.4')
+  const groups = fc.array(group, { minLength: 6, maxLength: 9 }).map((all) => all.join(':'))
+  test('takes exactly the texts that Node takes for an address', () => {
+    fc.assert(
+      fc.property(fc.oneof(pieces, groups), (text) => {
+        if (isIP(text) === 0) expect(() => parseAddress(text)).toThrow(expect.objectContaining({ code: 'USAGE' }))
+        else expect(parseAddress(text).family).toBe(isIP(text))
+      }),
+      { numRuns: 5_000 },
+    )
+  })
 
   test('text and bytes of any address read back as the same address', () => {
     fc.assert(

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { commandTable } from '../../src/commands/command-table.ts'
 import { runCommandLine } from '../../src/commands/main.ts'
+import { SilentPeer } from '../../src/daemon/rpc-client.ts'
 import { fakeContext, runFake as run, upView } from './fake-context.ts'
 
 let dir = ''
@@ -107,6 +108,18 @@ describe('connect', () => {
     })
   })
 
+  test.each([
+    ['1000', 1_000],
+    ['0', undefined],
+    ['', undefined],
+    ['-1', undefined],
+    ['1e3', undefined],
+    [undefined, undefined],
+  ])('says who is behind sudo: SUDO_UID=%s', async (uid, expected) => {
+    const { call } = await run(['connect', 'a'], { environment: uid === undefined ? {} : { SUDO_UID: uid } })
+    expect(Reflect.get(Object(call('connect')), 'applicationUid')).toBe(expected)
+  })
+
   test('takes the join string out of a file with lines for people, from standard input and from the environment', async () => {
     const joinString = 'nsm://192.0.2.1:5001/?td=a.internal&pin=sha256-x&jt=secret'
     const text = `# on another machine\n${joinString}\n`
@@ -140,7 +153,14 @@ describe('connect', () => {
     const fromFiles = await run(['connect', 'a', ...files])
     for (const { call } of [fromDir, fromFiles]) {
       expect(call('connect')).toMatchObject({
-        svidFiles: { svidPem: 'svid.0.pem', keyPem: 'svid.0.key', bundlePem: 'bundle.0.pem' },
+        svidFiles: {
+          ...{ svidPem: 'svid.0.pem', keyPem: 'svid.0.key', bundlePem: 'bundle.0.pem' },
+          paths: {
+            svidPath: join(dir, 'svid.0.pem'),
+            keyPath: join(dir, 'svid.0.key'),
+            bundlePath: join(dir, 'bundle.0.pem'),
+          },
+        },
       })
     }
   })
@@ -210,6 +230,18 @@ describe('disconnect', () => {
   })
 })
 
+describe('a background process that hangs', () => {
+  const failure = new SilentPeer('UNREACHABLE', 'the background process does not answer', 'kill it')
+  test.each(['disconnect', 'cleanup', 'status', 'dns status', 'tunnel status', 'tunnel down wg0'])(
+    'is not taken for none: %s',
+    async (line) => {
+      const { exitCode, err, recorded } = await run(line.split(' '), { failure })
+      expect([exitCode, err]).toEqual([7, expect.stringContaining('does not answer')])
+      expect(recorded.calls.map(({ name }) => name)).not.toContain('repair')
+    },
+  )
+})
+
 describe('status', () => {
   test('without a background process says that nothing is connected and starts none', async () => {
     const { exitCode, out, call } = await run(['status', '--json'], { daemonRuns: false })
@@ -242,6 +274,7 @@ describe('serve', () => {
     const serve = {
       joinString: 'nsm://192.0.2.1:5001/?jt=x',
       failed: new Promise<never>(() => {}),
+      reload: async () => {},
       stop: async () => void stopped++,
     }
     const { context, recorded } = fakeContext({ serve, signal: stop.signal })
@@ -267,7 +300,7 @@ describe('serve', () => {
   test('that fails by itself ends with its error after one JSON document', async () => {
     const failed = Promise.resolve(new NsmError('LOST', 'the tunnel died', 'start it again'))
     const { exitCode, recorded } = await run(['serve', '--json'], {
-      serve: { joinString: 'nsm://x', failed, stop: async () => {} },
+      serve: { joinString: 'nsm://x', failed, reload: async () => {}, stop: async () => {} },
     })
     expect(exitCode).toBe(10)
     expect(JSON.parse(recorded.out[0] ?? '')).toMatchObject({ apiVersion: 'nsm/serve/v1', joinString: 'nsm://x' })
@@ -285,6 +318,13 @@ describe('the other commands', () => {
     const { out, call } = await run(['invite', '--id', 'laptop-7', '--ttl', '1h'])
     expect(call('invite')).toEqual({ id: 'laptop-7', ttlMs: 3_600_000 })
     expect(out.split('\n').filter((line) => !line.startsWith('#'))).toEqual(['nsm://192.0.2.1:5001/?td=x&jt=y'])
+  })
+
+  test('invite asks for the join string without a token alone', async () => {
+    expect((await run(['invite', '--open'])).call('invite')).toMatchObject({ open: true })
+    for (const more of [['--id', 'x'], ['--ttl', '1h'], ['--endpoint']]) {
+      expect((await run(['invite', '--open', ...more])).exitCode).toBe(2)
+    }
   })
 
   test('cleanup leaves what runs, then repairs, and says what it did', async () => {

@@ -1,5 +1,7 @@
 import { NsmError } from '../../src/base/errors.ts'
 import { runCommandLine } from '../../src/commands/main.ts'
+import type { IdentityResult } from '../../src/daemon/login-protocol.ts'
+import type { PolicyCheckResult, PolicyTestResult } from '../../src/daemon/policy-protocol.ts'
 import type { ConnectionView, ConnectRequest, DisconnectRequest, ListRequest } from '../../src/daemon/protocol.ts'
 import type { CommandContext, DaemonConnection, ServeHandle } from '../../src/ui/command-context.ts'
 import { fakeDnsApi, fakeDnsContext } from './fake-dns.ts'
@@ -41,6 +43,8 @@ export interface Recorded {
 
 /** Replaces parts of the doubles. */
 export interface FakeOptions {
+  readonly policyTest?: PolicyTestResult
+  readonly policyCheck?: Partial<PolicyCheckResult>
   /** Every call of the background process, the server and the repair fails with this. */
   readonly failure?: Error
   readonly daemonRuns?: boolean
@@ -50,6 +54,8 @@ export interface FakeOptions {
   readonly signal?: AbortSignal
   readonly isTerminal?: boolean
   readonly serve?: ServeHandle
+  /** What the background process says of the identity. */
+  readonly identity?: IdentityResult
 }
 
 /** Runs a command line among the doubles; `call` gives the request of the first call of a name. */
@@ -58,6 +64,23 @@ export async function runFake(argv: readonly string[], options: FakeOptions = {}
   const exitCode = await runCommandLine(argv, context)
   const call = (name: string) => recorded.calls.find((found) => found.name === name)?.request
   return { exitCode, out: recorded.out.join('\n'), err: recorded.err.join('\n'), call, recorded }
+}
+
+const granted: PolicyTestResult = {
+  apiVersion: 'nsm/policy-test/v1',
+  id: 'spiffe://a/b',
+  action: 'find',
+  isGranted: true,
+  grant: 'all',
+  line: 7,
+  path: '/p.yaml',
+}
+const checked: PolicyCheckResult = {
+  apiVersion: 'nsm/policy-check/v1',
+  path: '/p.yaml',
+  domains: 1,
+  grants: 2,
+  denies: 3,
 }
 
 /** A command context without a process behind it. */
@@ -82,7 +105,7 @@ export function fakeContext(options: FakeOptions = {}): {
     connectDaemon: async (_settings, { start }) => {
       recorded.calls.push({ name: 'open', request: { start } })
       if (options.daemonRuns === false) throw new NsmError('UNREACHABLE', 'no background process runs', 'nsm connect')
-      return fakeDaemon(answer, recorded, options.connections ?? [upView])
+      return fakeDaemon(answer, recorded, options)
     },
     startServe: (request) => answer('serve', options.serve ?? endlessServe(), request),
     invite: (_settings, wanted) =>
@@ -96,10 +119,18 @@ export function fakeContext(options: FakeOptions = {}): {
         } as const,
         wanted,
       ),
-    obtainIdToken: (joinString, { method, show }) => {
+    caStatus: () => answer('caStatus', { ...rotated, phase: 'issuing' } as const),
+    rotateRoot: (_settings, wanted) =>
+      answer('rotateRoot', { ...rotated, phase: wanted.finish ? 'steady' : 'published' } as const, wanted),
+    trustBundle: () => answer('trustBundle', '{"keys":[]}\n'),
+    testPolicy: (_settings, asked) => answer('testPolicy', options.policyTest ?? granted, asked),
+    checkPolicy: (_settings, path) => answer('checkPolicy', { ...checked, ...options.policyCheck }, path),
+    obtainLogin: (joinString, { method, keep, show }) => {
       const code = method === 'device' ? { code: 'ABCD' } : {}
       if (options.isTerminal) show({ page: 'https://issuer.example/', ...code })
-      return answer('obtainIdToken', 'canary.b.c', { joinString, method })
+      const tokens = { idToken: 'canary.b.c', refreshToken: 'canary-refresh' }
+      const where = { issuer: 'https://issuer.example', clientId: 'nsm-cli' }
+      return answer('obtainLogin', { ...tokens, ...where }, { joinString, method, keep })
     },
     ...fakeDnsContext(answer, recorded.hangups),
     repairMachine: () => answer('repair', { repaired: ['interface nsm-1 removed'] }),
@@ -107,11 +138,25 @@ export function fakeContext(options: FakeOptions = {}): {
   return { context, recorded }
 }
 
+const rotated = {
+  trustDomain: 'x',
+  nextMs: Date.UTC(2026, 0, 1, 12, 20, 0),
+  roots: [
+    { pin: 'sha256-one', notAfterMs: 1 },
+    { pin: 'sha256-two', notAfterMs: 2 },
+  ],
+  domains: [
+    { trustDomain: 'globex.example', profile: 'https_spiffe', roots: 1 },
+    { trustDomain: 'initech.example', profile: 'https_web', roots: 0, error: 'no answer in time' },
+  ],
+} as const
+
 function fakeDaemon(
   answer: <T>(name: string, value: T, request?: unknown) => Promise<T>,
   recorded: Recorded,
-  connections: readonly ConnectionView[],
+  options: FakeOptions,
 ): DaemonConnection {
+  const { connections = [upView] } = options
   return {
     connect: (request: ConnectRequest, progress) => {
       progress({ phase: 'identity', state: 'started', elapsedMs: 0 })
@@ -155,11 +200,16 @@ function fakeDaemon(
     version: () => answer('version', { version: '0.1.0', pid: 7 }),
     ...fakeDnsApi(answer),
     ...fakeTunnelApi(answer),
-    ...fakeLoginApi(answer),
+    ...fakeLoginApi(answer, options.identity),
     close: async () => void recorded.closedDaemons++,
   }
 }
 
 function endlessServe(): ServeHandle {
-  return { joinString: 'nsm://192.0.2.1:5001/?td=x&jt=y', failed: new Promise(() => {}), stop: async () => {} }
+  return {
+    joinString: 'nsm://192.0.2.1:5001/?td=x&jt=y',
+    failed: new Promise(() => {}),
+    reload: async () => {},
+    stop: async () => {},
+  }
 }

@@ -10,10 +10,10 @@ export const someIdentity: IdentityResult = {
 }
 
 /** The identity part of a background process that does nothing. */
-export function fakeLoginApi(answer: Answer): LoginApi {
+export function fakeLoginApi(answer: Answer, identity: IdentityResult = someIdentity): LoginApi {
   return {
-    login: (request) => answer('login', someIdentity, request),
-    logout: () => answer('logout', someIdentity),
-    whoami: () => answer('whoami', someIdentity),
+    login: (request) => answer('login', identity, request),
+    logout: () => answer('logout', identity),
+    whoami: () => answer('whoami', identity),
   }
 }

@@ -1,11 +1,14 @@
 import { join } from 'node:path'
 import { create } from '@bufbuild/protobuf'
 import { afterEach, describe, expect, test } from 'vitest'
+import { writeFileAtomic } from '../../src/base/files.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { listServices } from '../../src/daemon/list-services.ts'
 import { createNameService } from '../../src/daemon/name-service.ts'
+import type { SvidText } from '../../src/daemon/protocol.ts'
 import { Sessions } from '../../src/daemon/sessions.ts'
 import { certificatesToPem } from '../../src/identity/pem.ts'
+import type { IdentityState } from '../../src/identity/source.ts'
 import { ConnectionSchema } from '../../src/nsm/generated/connection_pb.js'
 import { NetworkService } from '../../src/nsm/generated/networkservice_pb.js'
 import { NetworkServiceSchema } from '../../src/nsm/generated/registry_pb.js'
@@ -46,14 +49,55 @@ async function start() {
     () => dns.close(),
     () => sessions.close(),
   )
-  const { svid, bundles } = mesh.issue('/laptop')
-  const svidFiles = {
+  const svidFiles = pemOf(mesh.issue('/laptop'))
+  return { sessions, svidFiles, url: `tcp://127.0.0.1:${server.port}`, dns, calls, mesh, clock: mesh.clock }
+}
+
+function pemOf({ svid, bundles }: IdentityState): SvidText {
+  return {
     svidPem: certificatesToPem(svid.chain),
     keyPem: svid.privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
     bundlePem: certificatesToPem(bundles.get('test.internal') ?? []),
   }
-  return { sessions, svidFiles, url: `tcp://127.0.0.1:${server.port}`, dns, calls, clock: mesh.clock }
 }
+
+describe('Sessions.open with SVID files', () => {
+  test('follows them: a further connect finds the same session, with the SVID that is there by then', async () => {
+    const { sessions, svidFiles, url, mesh } = await start()
+    const dir = await scratchDir()
+    const paths = {
+      svidPath: join(dir, 'svid.pem'),
+      keyPath: join(dir, 'key.pem'),
+      bundlePath: join(dir, 'bundle.pem'),
+    }
+    const write = async (pem: SvidText) => {
+      for (const [name, text] of Object.entries({ svid: pem.svidPem, key: pem.keyPem, bundle: pem.bundlePem })) {
+        await writeFileAtomic(join(dir, `${name}.pem`), text)
+      }
+    }
+    await write(svidFiles)
+    const session = await sessions.open({ svidFiles: { ...svidFiles, paths }, manager: url }, signal)
+    const before = session.source.current().svid
+    const renewed = new Promise((resolve) => session.source.onChange(resolve))
+    const next = pemOf(mesh.issue('/laptop'))
+    await write(next)
+    await renewed
+    expect(session.source.current().svid.privateKey.equals(before.privateKey)).toBe(false)
+    expect(await sessions.open({ svidFiles: { ...next, paths }, manager: url }, signal)).toBe(session)
+    expect((await session.registry.findServices({})).map(({ name }) => name)).toEqual(['blue', 'red'])
+  })
+
+  test('refuses a key that others may read, and says what to do', async () => {
+    const { sessions, svidFiles, url } = await start()
+    const path = join(await scratchDir(), 'all.pem')
+    await writeFileAtomic(path, 'x', 0o644)
+    const paths = { svidPath: path, keyPath: path, bundlePath: path }
+    await expect(sessions.open({ svidFiles: { ...svidFiles, paths }, manager: url }, signal)).rejects.toMatchObject({
+      code: 'PERMISSION',
+      next: `chmod 600 ${path}`,
+    })
+  })
+})
 
 describe('Sessions.open for a service of another domain', () => {
   test('asks DNS for the servers of the domain when no manager is named', async () => {

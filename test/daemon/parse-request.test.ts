@@ -1,7 +1,12 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
-import { parseConnectRequest, parseDisconnectRequest, parseListRequest } from '../../src/daemon/parse-request.ts'
+import {
+  parseConnectRequest,
+  parseDisconnectRequest,
+  parseListRequest,
+  parseLoginRequest,
+} from '../../src/daemon/parse-request.ts'
 import type { ConnectRequest } from '../../src/daemon/protocol.ts'
 
 const request: ConnectRequest = {
@@ -14,19 +19,23 @@ const request: ConnectRequest = {
   timeoutMs: 60_000,
 }
 
+const svid = { svidPem: 'a', keyPem: 'b', bundlePem: 'c' }
+const paths = { svidPath: '/a', keyPath: '/b', bundlePath: '/c' }
+
 describe('parseConnectRequest', () => {
   test('gives a full request back as it was', () => {
     const full: ConnectRequest = {
       ...request,
       joinString: 'nsm://host:1/?td=a&pin=b',
       manager: 'tcp://host:5001',
-      svidFiles: { svidPem: 'a', keyPem: 'b', bundlePem: 'c' },
+      svidFiles: { ...svid, paths },
       ...{
         workloadSocket: 'unix:///agent.sock',
         workloadHint: 'blue',
         workloadId: 'spiffe://a/b',
         workloadFirst: true,
       },
+      applicationUid: 1_000,
       interfaceName: 'nsm0',
       mtuBytes: 1_400,
       allowDomains: ['corp.example'],
@@ -58,6 +67,11 @@ describe('parseConnectRequest', () => {
     ['awareness groups that are no lists', { awarenessGroups: ['kernel://a'] }],
     ['an awareness group of numbers', { awarenessGroups: [[1]] }],
     ['half an SVID', { svidFiles: { svidPem: 'a' } }],
+    ['a path that is not absolute', { svidFiles: { ...svid, paths: { ...paths, keyPath: 'key.pem' } } }],
+    ['a path with an end in it', { svidFiles: { ...svid, paths: { ...paths, keyPath: '/a\0b' } } }],
+    ['half of the paths', { svidFiles: { ...svid, paths: { svidPath: '/a' } } }],
+    ['a user that is none', { applicationUid: 2 ** 32 - 1 }],
+    ['a negative user', { applicationUid: -1 }],
     ['too many services', { services: Array.from({ length: 129 }, () => 'blue') }],
   ])('refuses %s', (_, change) => {
     expect(() => parseConnectRequest(JSON.parse(JSON.stringify({ ...request, ...change })))).toThrow(NsmError)
@@ -81,6 +95,40 @@ describe('parseConnectRequest', () => {
           } catch (error) {
             expect(error).toBeInstanceOf(NsmError)
           }
+        }
+      }),
+    )
+  })
+})
+
+describe('parseLoginRequest', () => {
+  const login = { joinString: 'nsm://a', idToken: 'a.b.c', issuer: 'https://a', clientId: 'x', store: 'auto' }
+
+  test('gives a request back as it was, with and without a refresh token', () => {
+    for (const request of [login, { ...login, refreshToken: 'r' }]) {
+      expect(parseLoginRequest(JSON.parse(JSON.stringify(request)))).toEqual(request)
+    }
+  })
+
+  test.each<[string, object]>([
+    ['no ID token', { idToken: undefined }],
+    ['a refresh token that is no text', { refreshToken: 5 }],
+    ['no issuer', { issuer: undefined }],
+    ['a place that is none', { store: '/etc/passwd' }],
+    ['no place', { store: undefined }],
+    ['an unknown key', { account: 'spiffe://a/b' }],
+    ['a text without end', { refreshToken: 'x'.repeat(300_000) }],
+  ])('refuses %s', (_what, change) => {
+    expect(() => parseLoginRequest({ ...login, ...change })).toThrowError(expect.objectContaining({ code: 'USAGE' }))
+  })
+
+  test('throws nothing but USAGE, whatever comes', () => {
+    fc.assert(
+      fc.property(fc.anything(), (value) => {
+        try {
+          parseLoginRequest(value)
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'USAGE' })
         }
       }),
     )

@@ -198,6 +198,41 @@ describe('the socket server', () => {
     await closed
   })
 
+  describe('of whom the caller reads no answers', () => {
+    const long = async () => ({ text: 'x'.repeat(500_000) })
+    /** Asks until it is cut, or often enough. */
+    const ask = async (times: number) => {
+      const caller = connectSocket(path).pause()
+      let isCut = false
+      caller
+        .on('error', () => {})
+        .once('close', () => {
+          isCut = true
+        })
+      for (let id = 0; id < times && !isCut; id++) {
+        caller.write(`${JSON.stringify({ id, method: 'long', params: {} })}\n`)
+        await settle()
+      }
+      return { caller, isCut }
+    }
+
+    test('ends in time all the same', async () => {
+      const rpc = await serve({ long })
+      const { caller } = await ask(3)
+      await rpc.call('long', {})
+      const closed = server?.close()
+      await settle()
+      await clock.advance(500)
+      await closed
+      caller.destroy()
+    })
+
+    test('cuts the connection before the answers fill the memory', async () => {
+      await serve({ long })
+      expect((await ask(1_000)).isCut).toBe(true)
+    })
+  })
+
   test('takes 64 connections and closes the next ones', async () => {
     await (await serve({})).close()
     await settle()

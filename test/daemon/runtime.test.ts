@@ -12,6 +12,7 @@ import { interfaceJournalPath } from '../../src/connection/journal.ts'
 import { type ConnectRequest, type ProgressStep, phases } from '../../src/daemon/protocol.ts'
 import { type Runtime, startRuntime } from '../../src/daemon/runtime.ts'
 import { type RunningServe, startServe } from '../../src/daemon/serve.ts'
+import { openWorkloadApi } from '../../src/nsm/workload-api.ts'
 import { createIdleMachine, type IdleMachine } from '../support/idle-machine.ts'
 
 /* The background process without its socket, against a real `nsm serve` of the loopback; only this machine is a double. */
@@ -154,12 +155,40 @@ describe('a connect', () => {
   })
 })
 
+describe('applications', () => {
+  const spiffeSocket = () => `unix://${join(dir, 'workload.sock')}`
+
+  test('get the identity of the connection for as long as it is there', async () => {
+    expect(await connect()).toMatchObject({ spiffeSocket: spiffeSocket() })
+    expect(await runtime.status()).toMatchObject({ spiffeSocket: spiffeSocket() })
+    const source = await openWorkloadApi({ socket: spiffeSocket(), clock: systemClock, log: silentLog })
+    expect(source.current().svid.spiffeId).toBe((await runtime.whoami()).spiffeId)
+    await source.close()
+    await runtime.disconnect({ services: [], force: false }, never)
+    expect(existsSync(join(dir, 'workload.sock'))).toBe(false)
+    expect(await runtime.status()).not.toHaveProperty('spiffeSocket')
+  })
+
+  test('get none when the connection could not be made', async () => {
+    await expect(connect({ services: ['nowhere'] })).rejects.toMatchObject({ code: 'NOT_FOUND' })
+    await expect.poll(() => existsSync(join(dir, 'workload.sock'))).toBe(false)
+  })
+
+  test('may use the name of their socket for further connects', async () => {
+    await connect()
+    const again = { workloadSocket: spiffeSocket(), manager: `tcp://127.0.0.1:${serve.info.port}` }
+    const { joinString: _, ...request } = wanted(again)
+    expect(await runtime.connect(request, () => {}, never)).toMatchObject({ alreadyUp: true })
+  })
+})
+
 describe('the identity', () => {
   test('in use by a connection is neither replaced nor forgotten before that is left', async () => {
     await connect()
     const { spiffeId } = await runtime.whoami()
     expect(spiffeId).toMatch(/\/member\//)
-    const login = { joinString: serve.joinString, idToken: 'a.b.c' }
+    const where = { issuer: 'https://issuer.example', clientId: 'nsm-cli', store: 'none' as const }
+    const login = { joinString: serve.joinString, idToken: 'a.b.c', ...where }
     await expect(runtime.login(login, never)).rejects.toMatchObject({
       code: 'CONFLICT',
       next: expect.stringContaining('disconnect'),

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -93,9 +93,11 @@ describe('nsm serve with an issuer', () => {
   })
 
   test('takes issuers of a file', async () => {
-    const rule = { name: 'deploy', match: good, id: '/ci/{repository_id}', ttl_seconds: 120 }
-    const fileText = JSON.stringify({ issuers: [{ name: 'ci', issuer: issuer.url, rules: [rule] }] })
-    const { openJoinString: joinString = '' } = await serve({ issuers: { fileText } })
+    const rule = { name: 'deploy', match: good, id: '/ci/{repository_id}', ttl: '2m' }
+    const path = join(dir, 'issuers.json')
+    const text = JSON.stringify({ issuers: [{ name: 'ci', issuer: issuer.url, rules: [rule] }] })
+    await writeFile(path, text)
+    const { openJoinString: joinString = '' } = await serve({ issuers: { path } })
     const session = await sessions('job').open({ joinString, idToken: await issuer.token(good) }, signal)
     expect(session.source.current().svid.spiffeId).toBe('spiffe://test.internal/ci/5678')
     expect(session.source.current().svid.notAfterMs - Date.now()).toBeLessThanOrEqual(120_000)
@@ -185,6 +187,13 @@ describe('nsm serve with an issuer', () => {
       message: expect.stringContaining('ISSUER_UNREACHABLE'),
     })
     await sessions('laptop').open({ joinString }, signal)
+  })
+
+  test('says its join string without a token again, as often as it is asked', async () => {
+    const { openJoinString } = await byFlags()
+    const settings = { runtimeDir: join(dir, 'server', 'run') }
+    const { joinString, expiresMs } = await inviteFromRunning(settings, { open: true, ttlMs: 60_000 })
+    expect([joinString, expiresMs]).toEqual([openJoinString, undefined])
   })
 
   test('a further site passes tokens on to the first one and has no issuers of its own', async () => {

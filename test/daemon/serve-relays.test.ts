@@ -1,3 +1,4 @@
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { create } from '@bufbuild/protobuf'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
@@ -12,6 +13,7 @@ import { createNsmClient } from '../../src/nsm/client.ts'
 import { PathSegmentSchema } from '../../src/nsm/generated/connection_pb.js'
 import { keyOf, wireGuardOffer } from '../endpoint/vl3-rig.ts'
 import { firstRequest } from '../nsm/mesh.ts'
+import { policyText } from '../support/policy.ts'
 import { scratchDir } from '../support/scratch.ts'
 
 const relay = 'spiffe://mesh.internal/system/nsmgr'
@@ -22,12 +24,13 @@ afterEach(async () => {
 })
 
 /** A server of the trust domain mesh.internal, and what asks it in the name of its workloads. */
-async function openMesh(relays?: readonly string[]) {
+async function openMesh(relays?: readonly string[], more: Partial<ServeSettings> = {}) {
   const dir = await scratchDir()
   const settings: ServeSettings = {
     ...{ service: 'blue', prefixes: ['10.64.0.0/16'], dnsDomain: 'blue.nsm.internal', trustDomain: 'mesh.internal' },
     ...{ listen: '127.0.0.1:0', wireguardPort: 0, stateDir: join(dir, 'one'), runtimeDir: join(dir, 'run') },
     ...(relays === undefined ? {} : { relays }),
+    ...more,
   }
   const running = await startServe(settings, silentLog, signal)
   closers.push(() => running.stop())
@@ -83,4 +86,15 @@ test.each([
   await expect(one('a-64')).rejects.toMatchObject({ code: 'REFUSED' })
   await two('b-0')
   await one('a-63')
+})
+
+test('under a policy a relay passes on what is granted to it for whom it is granted', async () => {
+  const member = { who: 'spiffe://mesh.internal/pod-1', may: ['request'], services: ['blue'] }
+  const grants = [member, { who: 'spiffe://mesh.internal/system/*', may: ['relay'], services: ['blue'] }]
+  const policyPath = join(await scratchDir(), 'policy.json')
+  await writeFile(policyPath, policyText({ td: 'mesh.internal', grants }))
+  const { workload } = await openMesh(undefined, { policyPath })
+  const [one, two] = [await workload('/pod-1'), await workload('/pod-2')]
+  expect((await one('a-0')).context?.ipContext?.srcIpAddrs).toEqual(['10.64.0.1/32'])
+  await expect(two('b-0')).rejects.toMatchObject({ code: 'REFUSED', message: expect.stringContaining('NOT_GRANTED') })
 })

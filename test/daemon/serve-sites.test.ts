@@ -1,7 +1,9 @@
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
+import { checkPolicy } from '../../src/daemon/policy-methods.ts'
 import { type RunningServe, type ServeSettings, startServe } from '../../src/daemon/serve.ts'
 import { inviteFromRunning } from '../../src/daemon/serve-admin.ts'
 import { Sessions } from '../../src/daemon/sessions.ts'
@@ -9,6 +11,7 @@ import { createCsr } from '../../src/identity/csr.ts'
 import { parseJoinString } from '../../src/identity/join-string.ts'
 import { generateKey } from '../../src/identity/keys.ts'
 import { renewIdentity } from '../../src/nsm/exchange.ts'
+import { policyText } from '../support/policy.ts'
 import { scratchDir } from '../support/scratch.ts'
 
 const running: RunningServe[] = []
@@ -109,5 +112,72 @@ describe('a further site', () => {
     const { serve, inviteSite } = await world()
     await serve('one')
     await expect(inviteSite(id)).rejects.toMatchObject({ code: 'USAGE' })
+  })
+})
+
+describe('a further site of a network with a policy', () => {
+  const words = (...members: readonly string[]) => ({
+    grants: members.map((name) => ({
+      who: `spiffe://test.internal/${name}`,
+      may: ['find', 'request'],
+      services: ['blue'],
+    })),
+  })
+  const open = async () => {
+    const { serve, inviteSite, sessions, settingsOf } = await world()
+    const policyPath = join(await scratchDir(), 'policy.json')
+    const write = (...members: readonly string[]) => writeFile(policyPath, policyText(words(...members)))
+    await write('alice')
+    const more = { policyPath, trustDomain: 'test.internal' }
+    const first = await serve('one', more)
+    const second = await serve('two', { joinString: (await inviteSite()).joinString })
+    const found = async (id: string) => {
+      const { joinString = '' } = await inviteFromRunning(settingsOf('two'), { id: `/${id}`, ttlMs: 60_000 })
+      const laptop = sessions(`${id}-${Math.random()}`)
+      const { registry } = await laptop.open({ joinString }, signal)
+      const services = (await registry.findServices({}, signal)).map(({ name }) => name)
+      await laptop.close()
+      return services
+    }
+    return { serve, settingsOf, first, second, write, found, more, policyPath }
+  }
+
+  test('follows the policy of the first one, and holds on to it while that one is away', async () => {
+    const { serve, settingsOf, first, second, write, found } = await open()
+    await expect.poll(() => found('alice')).toEqual(['blue'])
+    expect(await found('bob')).toEqual([])
+    await write('bob')
+    await first.reload()
+    await expect.poll(() => found('bob')).toEqual(['blue'])
+    expect(await found('alice')).toEqual([])
+    expect(await checkPolicy(settingsOf('two'))).toMatchObject({ path: 'the policy of the first site', grants: 1 })
+    await second.stop()
+    await first.stop()
+    await serve('two')
+    expect(await checkPolicy(settingsOf('two'))).toMatchObject({ grants: 1 })
+  })
+
+  test('ends when the first one gives its policy up or has one for the first time, and starts again by it', async () => {
+    const { serve, settingsOf, first, second, more, policyPath } = await open()
+    const port = first.info.port
+    await first.stop()
+    const { policyPath: _, ...plain } = more
+    const without = await serve('one', { ...plain, listen: `127.0.0.1:${port}` })
+    expect(await second.failed).toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining('no policy any more'),
+    })
+    await second.stop()
+    const again = await serve('two')
+    await expect(checkPolicy(settingsOf('two'))).rejects.toMatchObject({ code: 'USAGE' })
+    await without.stop()
+    await serve('one', { ...plain, policyPath, listen: `127.0.0.1:${port}` })
+    expect(await again.failed).toMatchObject({ message: expect.stringContaining('has a policy now') })
+  })
+
+  test('has no policy of its own', async () => {
+    const { serve, policyPath, second } = await open()
+    await second.stop()
+    await expect(serve('two', { policyPath })).rejects.toMatchObject({ code: 'USAGE' })
   })
 })

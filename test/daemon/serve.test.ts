@@ -105,6 +105,8 @@ describe('startServe', () => {
     for (const id of ['/server', 'spiffe://other.example/a', '/a b']) {
       await expect(inviteFromRunning(settings, { id, ttlMs: 60_000 })).rejects.toMatchObject({ code: 'USAGE' })
     }
+    const open = inviteFromRunning(settings, { open: true, ttlMs: 60_000 })
+    await expect(open).rejects.toMatchObject({ code: 'USAGE', message: expect.stringContaining('no issuer') })
     await expect(inviteFromRunning(settings, { ttlMs: 0 })).rejects.toMatchObject({ code: 'USAGE' })
     expect(statSync(servePath(settings)).isSocket()).toBe(true)
   })

@@ -1,16 +1,26 @@
 import { expect, test } from 'vitest'
-import { isAdmitted } from '../../src/endpoint/admission.ts'
+import { decideMember } from '../../src/endpoint/admission.ts'
+import { admissionOf } from '../support/policy.ts'
+
+const idOf = (name: string) => `spiffe://test.internal/${name}`
+const admission = admissionOf({
+  grants: [
+    { who: idOf('alice'), may: ['request'], services: ['blue'] },
+    { who: idOf('nsmgr'), may: ['relay'], services: ['blue'] },
+    { who: idOf('far'), may: ['relay'], services: ['red'] },
+  ],
+})
 
 test.each([
-  [undefined, 'spiffe://a.org/x', true],
-  [[], 'spiffe://a.org/x', false],
-  [['spiffe://a.org/x'], 'spiffe://a.org/x', true],
-  [['spiffe://a.org/x'], 'spiffe://a.org/xy', false],
-  [['spiffe://a.org/x'], 'spiffe://a.org/x/y', false],
-  [['spiffe://a.org/*'], 'spiffe://a.org/x/y', true],
-  [['spiffe://a.org/*'], 'spiffe://a.org.evil/x', false],
-  [['spiffe://a.org/team/*'], 'spiffe://a.org/team', false],
-  [['spiffe://b.org/*', 'spiffe://a.org/x'], 'spiffe://a.org/x', true],
-])('the admission list %j lets %s in: %s', (admission, spiffeId, expected) => {
-  expect(isAdmitted(admission, spiffeId)).toBe(expected)
+  ['whoever is granted it', 'alice', undefined, true],
+  ['nobody else', 'bob', undefined, false],
+  ['a relay for whoever is granted it', 'nsmgr', 'alice', true],
+  ['a relay for nobody else', 'nsmgr', 'bob', false],
+  ['a relay itself without a grant of its own', 'nsmgr', undefined, false],
+  ['no relay of another service', 'far', 'alice', false],
+  ['nobody who says it asks for alice', 'bob', 'alice', false],
+  ['a member whom another site has verified', 'alice', 'alice', true],
+])('a policy lets in %s', (_who, name, origin, expected) => {
+  const asking = { spiffeId: idOf(name), origin: origin && idOf(origin) }
+  expect(decideMember(admission, 'blue', asking).isGranted).toBe(expected)
 })

@@ -10,6 +10,7 @@ import { createManager } from '../../src/registry/manager.ts'
 import { createRegistry } from '../../src/registry/registry.ts'
 import { openRegistryStore } from '../../src/registry/store.ts'
 import { FakeClock, firstRequest, TestMesh } from '../nsm/mesh.ts'
+import { admissionOf } from '../support/policy.ts'
 import { scratchDir } from '../support/scratch.ts'
 import { addressesOf, keyOf, openRig, wireGuardOffer } from './vl3-rig.ts'
 
@@ -88,7 +89,13 @@ describe('vL3 behind the manager', () => {
   test('refusals keep their codes on the wire: key of another, exhausted pool, not admitted', async () => {
     const { ask, client } = await startServe({
       prefixes: ['10.64.0.0/30'],
-      admission: ['alice', 'bob', 'carol'].map((name) => `spiffe://test.internal/${name}`),
+      admission: admissionOf({
+        grants: ['alice', 'bob', 'carol'].map((name) => ({
+          who: `spiffe://test.internal/${name}`,
+          may: ['request'],
+          services: ['*'],
+        })),
+      }),
     })
     await client('/alice').request(ask('a'))
     await expect(client('/bob').request(ask('b', keyOf('a')))).rejects.toMatchObject({ code: 'REFUSED' })

@@ -6,6 +6,7 @@ import { NsmError } from '../../src/base/errors.ts'
 import { ConnectionSchema } from '../../src/nsm/generated/connection_pb.js'
 import type { HubConfig } from '../../src/tunnel/hub.ts'
 import { openFakeHub } from '../support/fake-hub.ts'
+import { admissionOf } from '../support/policy.ts'
 import { scratchDir } from '../support/scratch.ts'
 import {
   addressesOf,
@@ -22,6 +23,12 @@ import {
 } from './vl3-rig.ts'
 
 const fresh = async () => openRig(joinPath(await scratchDir(), 'vl3.db'))
+
+const admitted = (...names: readonly string[]) =>
+  admissionOf({
+    td: 'example.org',
+    grants: names.map((name) => ({ who: idOf(name), may: ['request'], services: ['blue'] })),
+  })
 
 describe('vL3 end of a lease', () => {
   test('close removes peer and member; again, by another identity, or of an unknown one it is done already', async () => {
@@ -154,7 +161,7 @@ describe('vL3 restart', () => {
     expect(addressesOf(await refresh(after, answer))).toEqual(['10.65.0.1/32'])
   })
 
-  test('does not bring back whom the admission list no longer names, nor whom the hub refuses', async () => {
+  test('does not bring back whom the policy no longer admits, nor whom the hub refuses', async () => {
     const path = joinPath(await scratchDir(), 'vl3.db')
     const before = await openRig(path)
     for (const id of ['alice', 'bob', 'carol']) await join(before, { id })
@@ -164,7 +171,7 @@ describe('vL3 restart', () => {
       hub.failNext(new NsmError('REFUSED', 'weak key', 'make another'))
       return hub
     }
-    const after = await openRig(path, { admission: [idOf('bob'), idOf('carol')], openHub }, before.clock)
+    const after = await openRig(path, { admission: admitted('bob', 'carol'), openHub }, before.clock)
     expect(membersOf(after)).toEqual([[idOf('carol'), '10.64.0.3/32']])
     expect(after.store.leases('blue').filter(({ releasedMs }) => releasedMs !== undefined)).toHaveLength(2)
     expect(addressesOf(await join(after, { id: 'bob' }))).toEqual(['10.64.0.2/32'])

@@ -6,6 +6,7 @@ import type { Vl3Settings } from '../../src/endpoint/vl3.ts'
 import { type Connection, ConnectionSchema, PathSegmentSchema, State } from '../../src/nsm/generated/connection_pb.js'
 import { NetworkServiceRequestSchema } from '../../src/nsm/generated/networkservice_pb.js'
 import { publicKeyOf } from '../../src/tunnel/wireguard/keys.ts'
+import { admissionOf } from '../support/policy.ts'
 import { scratchDir } from '../support/scratch.ts'
 import { addressesOf, idOf, join, keyOf, membersOf, openRig, peerOf, refresh, restMs } from './vl3-rig.ts'
 
@@ -13,6 +14,12 @@ const fresh = async (wish: Partial<Vl3Settings> = {}) => openRig(joinPath(await 
 const sets = (fields: Partial<Connection>) => ({
   change: (connection: Connection) => void Object.assign(connection, fields),
 })
+
+const admitted = (...names: readonly string[]) =>
+  admissionOf({
+    td: 'example.org',
+    grants: names.map((name) => ({ who: idOf(name), may: ['request'], services: ['blue'] })),
+  })
 
 describe('vL3 answer', () => {
   test('gives address, gateway routes, name server, MTU and its side of WireGuard', async () => {
@@ -160,8 +167,8 @@ describe('vL3 refusal', () => {
     await expect(join(rig, { change })).rejects.toThrow('expiration for the previous path segment cannot be nil')
   })
 
-  test('the admission list lets in whom it names and nobody else', async () => {
-    const rig = await fresh({ admission: [idOf('alice'), 'spiffe://partner.org/*'] })
+  test('a policy lets in whom it grants a request and nobody else', async () => {
+    const rig = await fresh({ admission: admitted('alice') })
     await join(rig)
     await expect(join(rig, { id: 'bob' })).rejects.toMatchObject({ code: 'REFUSED' })
     expect(membersOf(rig)).toEqual([[idOf('alice'), '10.64.0.1/32']])

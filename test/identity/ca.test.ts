@@ -155,7 +155,7 @@ describe('authority', () => {
       expect(text).toContain('CA:FALSE')
       expect(text).toContain('Digital Signature')
       expect(text).toContain('TLS Web Server Authentication, TLS Web Client Authentication')
-      expect(openssl(['x509', '-in', rootPath, '-noout', '-text'])).toContain('CA:TRUE, pathlen:1')
+      expect(openssl(['x509', '-in', rootPath, '-noout', '-text'])).toContain('CA:TRUE, pathlen:2')
     },
   )
 })
@@ -223,6 +223,6 @@ describe('authority of a directory', () => {
 
   test('refuses to start with a clock that is years behind', async () => {
     const clock = createFakeClock(Date.UTC(2001, 0, 1))
-    expect(await rejectionOf(openAuthority({ dir: join(temporaryDir(), 'ca'), clock }))).toBe('SVID_NOT_YET_VALID')
+    expect(await rejectionOf(openAuthority({ dir: join(temporaryDir(), 'ca'), clock }))).toBe('CLOCK_SKEW')
   })
 })

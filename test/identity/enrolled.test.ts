@@ -206,6 +206,58 @@ describe('enrolled identity', () => {
     expect(reasonOf(() => again.current())).toBe('SVID_EXPIRED')
   })
 
+  test('that outlives its SVID is asked for on and on, until nothing speaks for it any more', async () => {
+    const at = bench()
+    let isAway = true
+    let outlives = true
+    let calls = 0
+    const renew: Exchange = async (csr, signal) => {
+      calls++
+      if (isAway) throw new NsmError('UNREACHABLE', 'the issuer is away', '')
+      return at.issue(csr, signal)
+    }
+    await enrol({ statePath: at.statePath, serverUrl, clock: at.clock, exchange: at.issue })
+    const source = await openEnrolled({
+      ...{ statePath: at.statePath, clock: at.clock, log: silentLog, renew, jitter: () => 0.5 },
+      outlives: async () => outlives,
+    })
+    onTestFinished(() => source?.close())
+    await at.clock.advance(3 * hourMs)
+    expect(reasonOf(() => source?.current())).toBe('SVID_EXPIRED')
+    isAway = false
+    await at.clock.advance(60_000)
+    await expect.poll(() => source?.current().svid.spiffeId, { timeout: 10_000 }).toBe(spiffeId)
+    // Half an hour until the first attempt, then one each 45 s at this jitter.
+    expect(calls).toBeLessThan(220)
+    isAway = true
+    outlives = false
+    await at.clock.advance(3 * hourMs)
+    const callsAtEnd = calls
+    await at.clock.advance(hourMs)
+    expect([calls, at.clock.waiting]).toEqual([callsAtEnd, 0])
+  })
+
+  test('whose authority ends it at a fixed time is not asked for without a pause before that', async () => {
+    const at = bench()
+    const endMs = startMs + 2 * hourMs
+    const askedMs: number[] = []
+    const renew: Exchange = async (csr) => {
+      const nowMs = at.clock.wallMs()
+      askedMs.push(nowMs)
+      if (nowMs >= endMs) throw new NsmError('IDENTITY', 'the session is over (SESSION_ENDED)', '')
+      return at.authority.issue({ csr, spiffeId, ttlMs: Math.min(hourMs, endMs - nowMs) })
+    }
+    const settings = { serverUrl, clock: at.clock, log: silentLog, exchange: at.issue, renew, jitter: () => 0.5 }
+    const source = await openEphemeral(settings)
+    onTestFinished(() => source.close())
+    for (let minute = 0; minute < 119; minute++) await at.clock.advance(60_000)
+    expect(source.current().svid.notAfterMs).toBe(endMs)
+    for (let second = 0; second < 60; second++) await at.clock.advance(1_000)
+    const pauses = askedMs.slice(1).map((ms, index) => ms - (askedMs[index] ?? 0))
+    expect(Math.min(...pauses)).toBeGreaterThanOrEqual(1_000)
+    expect(askedMs.length).toBeLessThan(30)
+  })
+
   test('is renewed when the machine slept past half life, at the next look at the wall clock', async () => {
     const at = bench()
     let sleptMs = 0
@@ -244,6 +296,96 @@ describe('enrolled identity', () => {
     expect(await rejectionOf(source.updateBundles(federated.bundles))).toBe('SVID_UNKNOWN_DOMAIN')
     await source.close()
     expect([...(await reopened(at, at.issue)).current().bundles.keys()]).toEqual(['a.example', 'b.example'])
+  })
+
+  test('asks its server by the pin of the newest root, and knows the pins of all that it believes', async () => {
+    const at = bench()
+    const pinned = `nsm://192.0.2.1:5001/?td=a.example&pin=${at.authority.rootSpkiPin}`
+    await enrol({ statePath: at.statePath, serverUrl: pinned, clock: at.clock, exchange: at.issue })
+    const source = await reopened(at, at.issue)
+    const old = at.authority.rootSpkiPin
+    await at.authority.rotation.begin(0)
+    await source.updateBundles(at.authority.bundles)
+    expect(source.serverUrl).toBe(pinned)
+    await at.clock.advance(1)
+    await expect.poll(() => at.authority.rotation.view().phase).toBe('issuing')
+    await source.updateBundles(at.authority.bundles)
+    const fresh = at.authority.rootSpkiPin
+    expect(source.serverUrl).toBe(pinned.replace(old, fresh))
+    expect([old, fresh, 'sha256-x'].map((pin) => source.isPinned(pin))).toEqual([true, true, false])
+    await at.authority.rotation.finish()
+    await source.updateBundles(at.authority.bundles)
+    expect([old, fresh].map((pin) => source.isPinned(pin))).toEqual([false, true])
+    await source.close()
+    expect((await reopened(at, at.issue)).serverUrl).toBe(pinned.replace(old, fresh))
+  })
+
+  test('renews within half a minute when its root is not the one that signs', async () => {
+    const at = bench()
+    const source = await enrolled(at)
+    const { svid } = source.current()
+    await at.authority.rotation.begin(0)
+    await source.updateBundles(at.authority.bundles)
+    await at.clock.advance(30_000)
+    expect(source.current().svid).toBe(svid)
+    await source.updateBundles(at.authority.bundles)
+    await at.clock.advance(30_000)
+    await expect.poll(() => source.current().svid === svid).toBe(false)
+    expect(source.current().svid.chain).toHaveLength(3)
+  })
+
+  test('is renewed once more when the authority got a new root while a renewal was under way', async () => {
+    const at = bench()
+    const { promise: asked, resolve: isAsked } = Promise.withResolvers<void>()
+    const { promise: held, resolve: letAnswer } = Promise.withResolvers<void>()
+    let calls = 0
+    const source = await enrolled(at, async (csr, signal) => {
+      calls++
+      if (calls > 1) return at.issue(csr, signal)
+      const issued = await at.issue(csr, signal)
+      isAsked()
+      await held
+      return issued
+    })
+    await at.clock.advance(31 * 60_000)
+    await asked
+    await at.authority.rotation.begin(0)
+    await at.clock.advance(1)
+    await expect.poll(() => at.authority.rotation.view().phase).toBe('issuing')
+    await source.updateBundles(at.authority.bundles)
+    const first = source.current().svid
+    letAnswer()
+    await expect.poll(() => source.current().svid === first).toBe(false)
+    await at.clock.advance(30_000)
+    await expect.poll(() => [calls, source.current().svid.chain.length]).toEqual([2, 3])
+  })
+
+  test('is asked for again when nobody can tell whether something outlives it', async () => {
+    const at = bench()
+    let isReadable = true
+    let calls = 0
+    await enrol({ statePath: at.statePath, serverUrl, clock: at.clock, exchange: at.issue })
+    const source = await openEnrolled({
+      ...{ statePath: at.statePath, clock: at.clock, log: silentLog, jitter: () => 0.5 },
+      renew: async (csr, signal) => {
+        if (++calls < 200) throw new NsmError('UNREACHABLE', 'the issuer is away', '')
+        return at.issue(csr, signal)
+      },
+      outlives: async () => {
+        if (isReadable) return true
+        throw new NsmError('PERMISSION', 'the record may be written by others', '')
+      },
+    })
+    onTestFinished(() => source?.close())
+    await at.clock.advance(61 * 60_000)
+    isReadable = false
+    const callsBefore = calls
+    await at.clock.advance(5 * 60_000)
+    expect(calls).toBe(callsBefore)
+    isReadable = true
+    calls = 200
+    await at.clock.advance(60_000)
+    await expect.poll(() => source?.current().svid.spiffeId, { timeout: 10_000 }).toBe(spiffeId)
   })
 
   test('ends a renewal under way when it is closed, and leaves no timer', async () => {

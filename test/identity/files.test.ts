@@ -1,8 +1,9 @@
+import { execFileSync } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
-import { chmodSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { silentLog } from '../../src/base/log.ts'
+import { createLog, silentLog } from '../../src/base/log.ts'
 import { identityFromPem, openSvidFiles, type SvidPem } from '../../src/identity/files.ts'
 import { certificatesFromPem, certificatesToPem } from '../../src/identity/pem.ts'
 import type { IdentityState } from '../../src/identity/source.ts'
@@ -113,6 +114,42 @@ describe('identity from files', () => {
     renameSync(`${link}.new`, link)
     await until(own, 2)
     expect(source.current().svid.spiffeId).toBe('spiffe://a.example/bob')
+  })
+
+  test('takes an SVID that was written before it was valid, and complains once until then', async () => {
+    const own = createFakeClock(startMs)
+    const lines: string[] = []
+    const log = createLog({ level: 'warn', format: 'json', write: (line) => lines.push(line), wallMs: own.wallMs })
+    const { dir, paths } = write(alice)
+    const source = await openSvidFiles({ ...paths, clock: own, log })
+    onTestFinished(() => source.close())
+    const minutes = 10 * 60_000
+    const later = createFakeClock(startMs + minutes)
+    write(pemOf(identityOf(authorityOf('a.example', later), '/bob', later)), dir)
+    await until(own, 3)
+    expect(source.current().svid.spiffeId).toBe('spiffe://a.example/alice')
+    expect(lines).toHaveLength(1)
+    await own.advance(minutes)
+    await until(own, 1)
+    expect(source.current().svid.spiffeId).toBe('spiffe://a.example/bob')
+  })
+
+  test.each([
+    ['a pipe that nobody writes into', (path: string) => void execFileSync('mkfifo', ['-m', '600', path])],
+    ['a device without end', (path: string) => symlinkSync('/dev/zero', path)],
+    ['a folder', (path: string) => symlinkSync('/', path)],
+  ])('is not held up by %s in the place of one', async (_what, put) => {
+    const { paths } = write(alice)
+    rmSync(paths.keyPath)
+    put(paths.keyPath)
+    const opened = openSvidFiles({ ...paths, clock, log: silentLog })
+    expect(await rejectionOf(opened)).toBe('STATE_INVALID')
+  })
+
+  test('refuses a file that is larger than any SVID', async () => {
+    const { paths } = write(alice)
+    truncateSync(paths.bundlePath, 1024 * 1024 + 1)
+    expect(await rejectionOf(openSvidFiles({ ...paths, clock, log: silentLog }))).toBe('STATE_INVALID')
   })
 
   test('ends with the SVID when nobody renews the files', async () => {

@@ -1,6 +1,7 @@
 import { connect as connectTcp } from 'node:net'
 import { type ConnectionOptions, connect, createSecureContext, type TLSSocket } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import type { AuditEvent } from '../../src/base/audit.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { defaultConnectionLimits } from '../../src/identity/connection-gate.ts'
 import { createFixedSource, type FixedSource } from '../../src/identity/fixed-source.ts'
@@ -101,12 +102,17 @@ describe('TLS server', () => {
     const times = { notBeforeMs: Date.now() - 60_000, notAfterMs: Date.now() + 600_000 }
     const rootOfB = rootSigner({ spiffeId: 'spiffe://b.example', ...times })
     const bundles: TrustBundles = new Map([...a.bundles, ['b.example', [rootOfB.der]]])
-    const { met, reasons, port } = await startServer(createFixedSource({ ...identityOf(a, '/server'), bundles }))
+    const audited: AuditEvent[] = []
+    const audit = { record: (event: AuditEvent) => void audited.push(event) }
+    const source = createFixedSource({ ...identityOf(a, '/server'), bundles })
+    const { met, reasons, port } = await startServer(source, { audit })
     const { privateKey, der } = leafBelow(rootOfB, { spiffeId: 'spiffe://a.example/admin', ...times })
     const forged: Svid = { spiffeId: 'spiffe://a.example/admin', chain: [der], privateKey, ...times }
     expect(await dial(port, presenting({ svid: forged, bundles }))).toBe('cut')
     expect(met).toEqual([])
     expect(reasons).toEqual(['SVID_WRONG_DOMAIN'])
+    const { spiffeId: id } = forged
+    expect(audited).toMatchObject([{ event: 'peer.reject', id, reason: 'SVID_WRONG_DOMAIN' }])
   })
 
   test('cuts a client of a domain it does not know and one with an expired SVID', async () => {

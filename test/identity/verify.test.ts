@@ -78,7 +78,7 @@ describe('verifyPeer', () => {
     ['an expired leaf', testNowMs + 3_600_000, 'SVID_EXPIRED'],
     ['a leaf in its last millisecond', testNowMs + 3_599_999, 'nothing'],
     ['a leaf that begins in 60 s', testNowMs - 120_000, 'nothing'],
-    ['a leaf that begins in 61 s', testNowMs - 121_000, 'SVID_NOT_YET_VALID'],
+    ['a leaf that begins in 61 s', testNowMs - 121_000, 'CLOCK_SKEW'],
   ])('judges %s', (_name, nowMs, expected) => {
     const wide = rootSigner({ notBeforeMs: testNowMs - 86_400_000, notAfterMs: testNowMs + 86_400_000 })
     expect(verdict([leafBelow(wide).der], nowMs, new Map([['a.example', [wide.der]]]))).toBe(expected)

@@ -5,6 +5,7 @@ import { openDomains } from '../../src/daemon/serve-domains.ts'
 import { openEndpointStore } from '../../src/endpoint/store.ts'
 import { createVl3, type Vl3 } from '../../src/endpoint/vl3.ts'
 import { signToken } from '../../src/identity/token.ts'
+import { openAdmission } from '../../src/nsm/admission.ts'
 import { openChannel, type Target } from '../../src/nsm/channel.ts'
 import {
   type NetworkService,
@@ -48,23 +49,24 @@ export async function startOurServe(
   const log = silentLog
   const store = openRegistryStore(':memory:')
   const registry = createRegistry({ store, clock, log })
+  const admission = openAdmission({ relays })
   const vl3 = await openVl3(name, () => source.current().svid)
   const dial: Dial = (target, expect) => openChannel({ target, source, clock, expect })
   const { spiffeId } = source.current().svid
   const domains = names && openDomains({ own: `${name}.test`, source, names, dial, clock })
   const manager = createManager({
-    ...{ name: name === 'ours' ? 'our-manager' : 'their-manager', registry, relays, dial, clock, log },
+    ...{ name: name === 'ours' ? 'our-manager' : 'their-manager', registry, admission, dial, clock, log },
     ...(domains ? { domains } : {}),
     localEndpoint: (asked) => (asked === `${name}-1` ? vl3 : undefined),
   })
   let url = ''
   const beyond = domains && { domains, ownUrl: () => url }
-  const services = [...registryServices(registry, clock, beyond), ...manager.services]
+  const services = [...registryServices(registry, clock, { beyond }), ...manager.services]
   const server = await startNsmServer({
     source,
     listen: { address: '127.0.0.1', port: listenPort },
     services,
-    relays,
+    admission,
     clock,
     log,
   })

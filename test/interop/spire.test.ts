@@ -1,14 +1,20 @@
+import { execFile } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
+import { Applications } from '../../src/daemon/applications.ts'
+import type { IdentitySource } from '../../src/identity/source.ts'
+import type { WorkloadChoice } from '../../src/identity/workload-state.ts'
 import { openChannel } from '../../src/nsm/channel.ts'
 import { createNsmClient } from '../../src/nsm/client.ts'
 import { openWorkloadApi } from '../../src/nsm/workload-api.ts'
 import { firstRequest } from '../nsm/mesh.ts'
-import { buildGoPeers } from './go-peers.ts'
+import { buildGoApps, buildGoPeers } from './go-peers.ts'
 import { freePort, startGo } from './go-process.ts'
 import { openMember } from './member.ts'
 import { buildSpire, linkAs, type Spire, startSpire } from './spire.ts'
@@ -17,6 +23,8 @@ const isWanted = process.env['NSM_TEST_SPIRE'] === '1'
 const title = isWanted ? 'with SPIRE' : 'with SPIRE: skipped, it is built on request only (NSM_TEST_SPIRE=1)'
 /** SPIRE rotates at half of it. */
 const lifeSeconds = 40
+/** Faster than any real client refreshes. */
+const refreshPauseMs = 50
 const buildTimeoutMs = 3_600_000
 
 describe.skipIf(!isWanted)(title, () => {
@@ -24,21 +32,38 @@ describe.skipIf(!isWanted)(title, () => {
   let spire: Spire
   let dir: string
   let peersPath: string
+  let appsPath: string
 
   beforeAll(async () => {
     const binaries = await buildSpire()
-    const peers = await buildGoPeers()
+    const [peers, apps] = [await buildGoPeers(), await buildGoApps()]
     if (peers.path === undefined) throw new Error(peers.why)
+    if (apps.path === undefined) throw new Error(apps.why)
     peersPath = peers.path
+    appsPath = apps.path
     dir = await mkdtemp(join(tmpdir(), 'nsmi-'))
     closers.push(() => rm(dir, { recursive: true }))
     spire = await startSpire(binaries, dir, lifeSeconds)
     closers.push(() => spire.stop())
+    await spire.enrol('laptop', process.execPath, 'everyday')
+    await spire.enrol('admin', process.execPath, 'rare')
   }, buildTimeoutMs)
   afterAll(async () => {
     for (const close of closers.reverse()) await close()
   })
 
+  const open = async (choice: WorkloadChoice = { hint: 'everyday' }) => {
+    const source = await openWorkloadApi({ socket: spire.socket, choice, clock: systemClock, log: silentLog })
+    closers.push(() => source.close())
+    return source
+  }
+  const idOf = (source: IdentitySource) => source.current().svid.spiffeId
+  const nextOf = (source: IdentitySource) => new Promise((resolve) => source.onChange(resolve))
+  /** The agent tells of each identity that rotates; this is one with a new key of ours. */
+  const rotationOf = async (source: IdentitySource) => {
+    const { privateKey } = source.current().svid
+    while (source.current().svid.privateKey.equals(privateKey)) await nextOf(source)
+  }
   const serve = async (role: string, flags: Record<string, string> = {}) => {
     const path = linkAs(peersPath, join(dir, `nsm-${role}`))
     await spire.enrol(role, path)
@@ -49,12 +74,14 @@ describe.skipIf(!isWanted)(title, () => {
     return { address: '127.0.0.1', port, url }
   }
 
-  test('our client gets its identity, connects through a mesh, and goes on after a rotation', async () => {
-    const opening = openWorkloadApi({ socket: spire.socket, clock: systemClock, log: silentLog })
-    await spire.enrol('laptop', process.execPath)
-    const source = await opening
-    closers.push(() => source.close())
-    expect(source.current().svid.spiffeId).toBe('spiffe://peers.test/laptop')
+  test('our client takes the identity that the hint or the ID names', async () => {
+    expect(idOf(await open())).toBe('spiffe://peers.test/laptop')
+    expect(idOf(await open({ hint: 'rare' }))).toBe('spiffe://peers.test/admin')
+    expect(idOf(await open({ spiffeId: 'spiffe://peers.test/admin' }))).toBe('spiffe://peers.test/admin')
+  }, 60_000)
+
+  test('our client connects through a mesh, and no refresh fails across a rotation', async () => {
+    const source = await open()
     const registry = await serve('registry')
     const manager = await serve('nsmgr', { registry: registry.url })
     await serve('forwarder', { manager: manager.url })
@@ -67,9 +94,70 @@ describe.skipIf(!isWanted)(title, () => {
     const request = { ...firstRequest({ networkService: 'icmp' }), mechanismPreferences: [member.preference] }
     const first = await client.request(request)
     expect(first.path?.pathSegments.map(({ name }) => name).slice(1)).toEqual(['nsmgr-1', 'forwarder-1', 'icmp-1'])
-    await new Promise((resolve) => source.onChange(resolve))
-    const again = await client.request({ ...request, connection: first })
-    expect(again.path?.pathSegments.map(({ id }) => id)).toEqual(first.path?.pathSegments.map(({ id }) => id))
-    await client.close(again)
+    let isRotated = false
+    void rotationOf(source).then(() => {
+      isRotated = true
+    })
+    let last = first
+    let refreshes = 0
+    for (let after = 0; after < 3; refreshes++) {
+      last = await client.request({ ...request, connection: last })
+      await pause(refreshPauseMs)
+      if (isRotated) after++
+    }
+    expect(refreshes).toBeGreaterThan(3)
+    expect(last.path?.pathSegments.map(({ id }) => id)).toEqual(first.path?.pathSegments.map(({ id }) => id))
+    await client.close(last)
   }, 120_000)
+
+  test('our client keeps its identity while the agent is away and follows the agent that comes back', async () => {
+    const source = await open()
+    const before = source.current()
+    const start = await spire.interrupt('agent')
+    expect(source.current()).toBe(before)
+    const heard = nextOf(source)
+    await start()
+    await heard
+    expect(idOf(source)).toBe('spiffe://peers.test/laptop')
+  }, 60_000)
+
+  test('our client gets an identity while the server is away, and the next one when it is back', async () => {
+    const start = await spire.interrupt('server')
+    const source = await open()
+    expect(idOf(source)).toBe('spiffe://peers.test/laptop')
+    const rotated = rotationOf(source)
+    await start()
+    await rotated
+    expect(idOf(source)).toBe('spiffe://peers.test/laptop')
+  }, 120_000)
+
+  const asApplication = async (role: string, ...args: string[]) => {
+    const path = join(dir, 'workload.sock')
+    const source = await open()
+    const applications = new Applications({ path, sources: () => [source], clock: systemClock, log: silentLog })
+    closers.push(() => applications.close())
+    await applications.follow()
+    const env = { SPIFFE_ENDPOINT_SOCKET: `unix://${path}` }
+    const running = promisify(execFile)(appsPath, [role, ...args], { env })
+    const { stdout } = await running
+    await applications.close()
+    return stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+  }
+
+  test('an application that asks us gets the agent’s tokens, of our identity alone', async () => {
+    const id = 'spiffe://peers.test/laptop'
+    expect(await asApplication('jwt', '-audience', 'nsm://peers.test')).toEqual([
+      { fetched: id, validated: id, verified: id },
+    ])
+  }, 60_000)
+
+  test('an application that asks us sees the rotation of the agent', async () => {
+    const [first, second] = await asApplication('watch', '-count', '2')
+    expect(first).toMatchObject({ ids: ['spiffe://peers.test/laptop'], domains: ['peers.test'] })
+    expect(second.ids).toEqual(first.ids)
+    expect(second.serials).not.toEqual(first.serials)
+  }, 60_000)
 })

@@ -54,7 +54,9 @@ export interface Spire {
   /** As in `SPIFFE_ENDPOINT_SOCKET`. */
   readonly socket: string
   /** Gives `spiffe://peers.test/NAME` to everything that runs from this path. */
-  enrol(name: string, executable: string): Promise<void>
+  enrol(name: string, executable: string, hint?: string): Promise<void>
+  /** Ends one of both; what it gives back starts it again. */
+  interrupt(which: 'server' | 'agent'): Promise<() => Promise<void>>
   stop(): Promise<void>
 }
 
@@ -67,24 +69,32 @@ export async function startSpire(binaries: SpireBinaries, dir: string, lifeSecon
   writeFileSync(join(dir, 'server.conf'), serverConfig({ dir, port, lifeSeconds }))
   writeFileSync(join(dir, 'agent.conf'), agentConfig({ dir, port }))
   const manage = (...args: string[]) => run(binaries.server, [...args, '-socketPath', serverSocket])
-  const server = await startProgram(binaries.server, ['run', '-config', join(dir, 'server.conf')], () =>
-    manage('healthcheck'),
-  )
+  const startServer = () =>
+    startProgram(binaries.server, ['run', '-config', join(dir, 'server.conf')], () => manage('healthcheck'))
+  const server = await startServer()
   const { stdout } = await manage('token', 'generate', '-spiffeID', `spiffe://${trustDomain}/node`)
   const token = /^Token: (\S+)$/m.exec(stdout)?.[1] ?? ''
-  const args = ['run', '-config', join(dir, 'agent.conf'), '-joinToken', token]
-  const agent = await startProgram(binaries.agent, args, () =>
-    run(binaries.agent, ['healthcheck', '-socketPath', agentSocket]),
-  )
+  /** The token counts once; what the agent keeps is enough afterwards. */
+  const startAgent = (...more: string[]) =>
+    startProgram(binaries.agent, ['run', '-config', join(dir, 'agent.conf'), ...more], () =>
+      run(binaries.agent, ['healthcheck', '-socketPath', agentSocket]),
+    )
+  const programs = { server, agent: await startAgent('-joinToken', token) }
   return {
     socket: `unix://${agentSocket}`,
-    async enrol(name, executable) {
+    async enrol(name, executable, hint = '') {
       const entry = ['-parentID', `spiffe://${trustDomain}/node`, '-spiffeID', `spiffe://${trustDomain}/${name}`]
-      await manage('entry', 'create', ...entry, '-selector', `unix:path:${executable}`)
+      await manage('entry', 'create', ...entry, '-selector', `unix:path:${executable}`, '-hint', hint)
+    },
+    async interrupt(which) {
+      await programs[which].stop()
+      return async () => {
+        programs[which] = await { server: startServer, agent: startAgent }[which]()
+      }
     },
     async stop() {
-      await agent.stop()
-      await server.stop()
+      await programs.agent.stop()
+      await programs.server.stop()
     },
   }
 }
@@ -116,7 +126,7 @@ plugins {
     }
   }
   NodeAttestor "join_token" { plugin_data {} }
-  KeyManager "memory" { plugin_data {} }
+  KeyManager "disk" { plugin_data { keys_path = "${dir}/server/keys.json" } }
 }
 `
 }
@@ -135,7 +145,7 @@ agent {
 }
 plugins {
   NodeAttestor "join_token" { plugin_data {} }
-  KeyManager "memory" { plugin_data {} }
+  KeyManager "disk" { plugin_data { directory = "${dir}/agent" } }
   WorkloadAttestor "unix" { plugin_data { discover_workload_path = true } }
 }
 `

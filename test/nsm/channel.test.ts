@@ -2,6 +2,8 @@ import { createServer, type Server } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { afterEach, describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
+import { untilAborted } from '../../src/base/until-aborted.ts'
+import { createFixedSource } from '../../src/identity/fixed-source.ts'
 import { decodeToken, verifyToken } from '../../src/identity/token.ts'
 import { MonitorConnection } from '../../src/nsm/generated/connection_pb.js'
 import { Health, HealthCheckResponse_ServingStatus as Serving } from '../../src/nsm/generated/health_pb.js'
@@ -32,6 +34,33 @@ function recording(calls: PeerCall[], act: (call: PeerCall) => unknown = () => {
 }
 
 describe('a channel', () => {
+  test('ends its calls to a server whose domain is believed no longer, and no others', async () => {
+    const [ours, theirs] = [startMesh('ours.test'), startMesh('theirs.test')]
+    const both = new Map([...ours.authority.bundles, ...theirs.authority.bundles])
+    const endless = [
+      serverStream(MonitorConnection.method.monitorConnections, async function* (_selector, call) {
+        yield {}
+        await untilAborted(call.signal)
+      }),
+    ]
+    const { svid } = ours.issue('/client')
+    const source = createFixedSource({ svid, bundles: both })
+    const watch = async (mesh: TestMesh, path: string) => {
+      const server = createFixedSource({ ...mesh.issue(path), bundles: both })
+      const stream = ours.channel(await mesh.serve(endless, server), source).stream(monitor, {})
+      await stream.next()
+      return () => stream.next()
+    }
+    const monitor = MonitorConnection.method.monitorConnections
+    const nexts = [await watch(theirs, '/server'), await watch(ours, '/server')]
+    const [left, stays] = nexts.map((next) => next())
+    source.set({ svid, bundles: both })
+    source.set({ svid, bundles: ours.authority.bundles })
+    const ended = stays?.catch(() => 'ended')
+    await expect(left).rejects.toMatchObject({ code: 'UNREACHABLE' })
+    expect(await Promise.race([ended, Promise.resolve('open')])).toBe('open')
+  })
+
   test('sends one token for the server on each call, signed with the key of its certificate', async () => {
     const mesh = startMesh()
     const calls: PeerCall[] = []

@@ -7,6 +7,7 @@ import { createCsr } from '../../src/identity/csr.ts'
 import { createFixedSource, type FixedSource } from '../../src/identity/fixed-source.ts'
 import { generateKey } from '../../src/identity/keys.ts'
 import { stateFromIssued } from '../../src/identity/svid.ts'
+import { type Admission, openAdmission } from '../../src/nsm/admission.ts'
 import { type Channel, openChannel, type Target } from '../../src/nsm/channel.ts'
 import { createNsmClient } from '../../src/nsm/client.ts'
 import { type Connection, ConnectionSchema, MechanismSchema } from '../../src/nsm/generated/connection_pb.js'
@@ -39,9 +40,13 @@ export class TestMesh {
     return createFixedSource(this.issue(path, ttlMs), this.clock)
   }
 
-  async serve(services: readonly MethodBinding[], source = this.source('/manager')): Promise<NsmServer> {
+  async serve(
+    services: readonly MethodBinding[],
+    source = this.source('/manager'),
+    admission: Admission = openAdmission({}),
+  ): Promise<NsmServer> {
     const listen = { address: '127.0.0.1', port: 0 }
-    const server = await startNsmServer({ source, listen, services, clock: this.clock, log: silentLog })
+    const server = await startNsmServer({ source, listen, services, admission, clock: this.clock, log: silentLog })
     this.onClose(() => server.stop())
     return server
   }

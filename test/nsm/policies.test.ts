@@ -4,7 +4,6 @@ import {
   failedClientPolicy,
   failedMonitorPolicy,
   failedRegistryPolicy,
-  failedRelayPolicy,
   failedServerPolicy,
 } from '../../src/nsm/policies.ts'
 import { TestMesh } from './mesh.ts'
@@ -136,19 +135,5 @@ describe('failedMonitorPolicy', () => {
     ['those of others', [idOf('/other')], 'service_connection'],
   ])('judges who names %s', (_what, owners, failed) => {
     expect(failedMonitorPolicy(owners, idOf('/client'))).toBe(failed)
-  })
-})
-
-describe('failedRelayPolicy', () => {
-  test.each([
-    ['a caller that starts the path', 1, [], undefined],
-    ['anybody else', 2, [], 'relay'],
-    ['a relay by its ID', 2, [idOf('/client')], undefined],
-    ['a relay by what is above it', 3, [idOf('/*')], undefined],
-    ['an ID that only begins alike', 2, [idOf('/cli')], 'relay'],
-    ['another trust domain', 2, ['spiffe://test.internal.evil/*'], 'relay'],
-    ['a star in another place', 2, ['spiffe://*/client', '*'], 'relay'],
-  ])('judges %s', (_what, index, relays, failed) => {
-    expect(failedRelayPolicy({ index, peerId: idOf('/client') }, relays)).toBe(failed)
   })
 })

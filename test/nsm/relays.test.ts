@@ -1,5 +1,6 @@
 import { afterEach, expect, test } from 'vitest'
 import { silentLog } from '../../src/base/log.ts'
+import { openAdmission } from '../../src/nsm/admission.ts'
 import { Health } from '../../src/nsm/generated/health_pb.js'
 import { startNsmServer } from '../../src/nsm/server.ts'
 import { TestMesh } from './mesh.ts'
@@ -19,7 +20,14 @@ test.each([
   const { clock } = current
   const source = current.source('/manager')
   const listen = { address: '127.0.0.1', port: 0 }
-  const server = await startNsmServer({ source, listen, services: [], relays, clock, log: silentLog })
+  const server = await startNsmServer({
+    source,
+    listen,
+    services: [],
+    admission: openAdmission({ relays }),
+    clock,
+    log: silentLog,
+  })
   current.onClose(() => server.stop())
   const caller = current.source('/nsmgr')
   let answered = 0

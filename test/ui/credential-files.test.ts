@@ -55,7 +55,8 @@ describe('readSvidFiles', () => {
   ])('finds the files as %s names them', async (_who, svid, key, bundle) => {
     for (const name of [svid, key, bundle]) await writeFile(join(dir, name), name)
     const found = await readSvidFiles({ ...none, dir })
-    expect(found).toEqual({ svidPem: svid, keyPem: key, bundlePem: bundle })
+    const paths = { svidPath: join(dir, svid), keyPath: join(dir, key), bundlePath: join(dir, bundle) }
+    expect(found).toEqual({ svidPem: svid, keyPem: key, bundlePem: bundle, paths })
   })
 
   test('prefers a named file to the folder', async () => {

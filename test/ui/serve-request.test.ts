@@ -19,6 +19,20 @@ describe('serveRequest', () => {
     })
   })
 
+  test('takes a bundle endpoint of the web as a whole', () => {
+    const flags = { 'bundle-listen': '0.0.0.0:8443', 'bundle-cert': '/etc/cert.pem', 'bundle-key': '/etc/key.pem' }
+    expect(build(flags).bundleWeb).toEqual({
+      listen: '0.0.0.0:8443',
+      certificatePath: '/etc/cert.pem',
+      keyPath: '/etc/key.pem',
+    })
+    for (const missing of Object.keys(flags)) {
+      expect(() => build({ ...flags, [missing]: undefined })).toThrow(
+        usage('needs an address, a certificate and its key'),
+      )
+    }
+  })
+
   test('takes prefixes from repeated flags and from one text with commas', () => {
     const prefixes = ['10.70.0.0/16', 'fd70::/64']
     expect(build({ prefix: prefixes }).prefixes).toEqual(prefixes)

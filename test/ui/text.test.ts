@@ -1,10 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { parseDurationMs } from '../../src/base/duration.ts'
 import { NsmError } from '../../src/base/errors.ts'
 import { byteText } from '../../src/ui/byte-text.ts'
 import { columns } from '../../src/ui/columns.ts'
 import { connectText } from '../../src/ui/connect-text.ts'
-import { durationText, parseDurationMs } from '../../src/ui/duration.ts'
+import { durationText } from '../../src/ui/duration.ts'
 import { errorJson, errorText } from '../../src/ui/error-text.ts'
 import { parseLabels } from '../../src/ui/labels.ts'
 import { listText } from '../../src/ui/list-text.ts'
@@ -121,6 +122,15 @@ describe('statusText', () => {
     expect(text).toContain('# warning: the clock is off')
   })
 
+  test('says in a line of its own where applications get the identity, with nothing in it that a terminal obeys', () => {
+    const spiffeSocket = 'unix:///run/nsm/workload.sock'
+    const line = `# applications: SPIFFE_ENDPOINT_SOCKET=${spiffeSocket}`
+    expect(statusText({ ...status, spiffeSocket }, { nowMs, relative: true }).split('\n')).toContain(line)
+    expect(statusText(status, { nowMs, relative: true })).not.toContain('SPIFFE_ENDPOINT_SOCKET')
+    const hostile = statusText({ ...status, spiffeSocket: 'unix:///run/\x1b]0;x\x07' }, { nowMs, relative: true })
+    expect(hostile).not.toContain('\x1b')
+  })
+
   test('shows every moment in one of the two styles', () => {
     expect(momentText(nowMs + 5_000, { nowMs, relative: true })).toBe('in 5.0s')
     expect(momentText(nowMs, { nowMs, relative: true })).toBe('0ms ago')
@@ -137,6 +147,12 @@ describe('the other texts', () => {
       totalMs: 3,
     } as const
     expect(connectText(result)).toContain('# was connected already')
+    const spiffeSocket = 'unix:///run/nsm/workload.sock'
+    expect(
+      connectText({ ...result, spiffeSocket })
+        .split('\n')
+        .at(-1),
+    ).toBe(`# applications: SPIFFE_ENDPOINT_SOCKET=${spiffeSocket}`)
   })
 
   test('listText says when nothing is registered', () => {

@@ -103,6 +103,36 @@ export declare type InviteResponse = Message<"nsm.site.v1.InviteResponse"> & {
 export declare const InviteResponseSchema: GenMessage<InviteResponse>;
 
 /**
+ * @generated from message nsm.site.v1.WatchPolicyRequest
+ */
+export declare type WatchPolicyRequest = Message<"nsm.site.v1.WatchPolicyRequest"> & {
+};
+
+/**
+ * Describes the message nsm.site.v1.WatchPolicyRequest.
+ * Use `create(WatchPolicyRequestSchema)` to create a new message.
+ */
+export declare const WatchPolicyRequestSchema: GenMessage<WatchPolicyRequest>;
+
+/**
+ * @generated from message nsm.site.v1.WatchPolicyResponse
+ */
+export declare type WatchPolicyResponse = Message<"nsm.site.v1.WatchPolicyResponse"> & {
+  /**
+   * The policy file as it is in force; empty: there is none.
+   *
+   * @generated from field: string text = 1;
+   */
+  text: string;
+};
+
+/**
+ * Describes the message nsm.site.v1.WatchPolicyResponse.
+ * Use `create(WatchPolicyResponseSchema)` to create a new message.
+ */
+export declare const WatchPolicyResponseSchema: GenMessage<WatchPolicyResponse>;
+
+/**
  * @generated from message nsm.site.v1.RenewMemberRequest
  */
 export declare type RenewMemberRequest = Message<"nsm.site.v1.RenewMemberRequest"> & {
@@ -163,6 +193,16 @@ export declare const SiteService: GenService<{
     methodKind: "unary";
     input: typeof RenewMemberRequestSchema;
     output: typeof ExchangeResponseSchema;
+  },
+  /**
+   * The policy of the network, at once and after each change.
+   *
+   * @generated from rpc nsm.site.v1.SiteService.WatchPolicy
+   */
+  watchPolicy: {
+    methodKind: "server_streaming";
+    input: typeof WatchPolicyRequestSchema;
+    output: typeof WatchPolicyResponseSchema;
   },
 }>;
 

@@ -13,7 +13,7 @@ import { file_identity } from "./identity_pb.js";
  * Describes the file site.proto.
  */
 export const file_site = /*@__PURE__*/
-  fileDesc("CgpzaXRlLnByb3RvEgtuc20uc2l0ZS52MSITChFHZXROZXR3b3JrUmVxdWVzdCJLChJHZXROZXR3b3JrUmVzcG9uc2USDwoHc2VydmljZRgBIAEoCRIQCghwcmVmaXhlcxgCIAMoCRISCgpkbnNfZG9tYWluGAMgASgJIkMKDUludml0ZVJlcXVlc3QSCgoCaWQYASABKAkSJgoDdHRsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KDkludml0ZVJlc3BvbnNlEg0KBXRva2VuGAEgASgJEhEKCXNwaWZmZV9pZBgCIAEoCRIrCgdleHBpcmVzGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI/ChJSZW5ld01lbWJlclJlcXVlc3QSCwoDY3NyGAEgASgMEg0KBWNoYWluGAIgASgMEg0KBXRva2VuGAMgASgJMvIBCgtTaXRlU2VydmljZRJNCgpHZXROZXR3b3JrEh4ubnNtLnNpdGUudjEuR2V0TmV0d29ya1JlcXVlc3QaHy5uc20uc2l0ZS52MS5HZXROZXR3b3JrUmVzcG9uc2USQQoGSW52aXRlEhoubnNtLnNpdGUudjEuSW52aXRlUmVxdWVzdBobLm5zbS5zaXRlLnYxLkludml0ZVJlc3BvbnNlElEKC1JlbmV3TWVtYmVyEh8ubnNtLnNpdGUudjEuUmVuZXdNZW1iZXJSZXF1ZXN0GiEubnNtLmlkZW50aXR5LnYxLkV4Y2hhbmdlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_identity]);
+  fileDesc("CgpzaXRlLnByb3RvEgtuc20uc2l0ZS52MSITChFHZXROZXR3b3JrUmVxdWVzdCJLChJHZXROZXR3b3JrUmVzcG9uc2USDwoHc2VydmljZRgBIAEoCRIQCghwcmVmaXhlcxgCIAMoCRISCgpkbnNfZG9tYWluGAMgASgJIkMKDUludml0ZVJlcXVlc3QSCgoCaWQYASABKAkSJgoDdHRsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KDkludml0ZVJlc3BvbnNlEg0KBXRva2VuGAEgASgJEhEKCXNwaWZmZV9pZBgCIAEoCRIrCgdleHBpcmVzGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIUChJXYXRjaFBvbGljeVJlcXVlc3QiIwoTV2F0Y2hQb2xpY3lSZXNwb25zZRIMCgR0ZXh0GAEgASgJIj8KElJlbmV3TWVtYmVyUmVxdWVzdBILCgNjc3IYASABKAwSDQoFY2hhaW4YAiABKAwSDQoFdG9rZW4YAyABKAkyxgIKC1NpdGVTZXJ2aWNlEk0KCkdldE5ldHdvcmsSHi5uc20uc2l0ZS52MS5HZXROZXR3b3JrUmVxdWVzdBofLm5zbS5zaXRlLnYxLkdldE5ldHdvcmtSZXNwb25zZRJBCgZJbnZpdGUSGi5uc20uc2l0ZS52MS5JbnZpdGVSZXF1ZXN0GhsubnNtLnNpdGUudjEuSW52aXRlUmVzcG9uc2USUQoLUmVuZXdNZW1iZXISHy5uc20uc2l0ZS52MS5SZW5ld01lbWJlclJlcXVlc3QaIS5uc20uaWRlbnRpdHkudjEuRXhjaGFuZ2VSZXNwb25zZRJSCgtXYXRjaFBvbGljeRIfLm5zbS5zaXRlLnYxLldhdGNoUG9saWN5UmVxdWVzdBogLm5zbS5zaXRlLnYxLldhdGNoUG9saWN5UmVzcG9uc2UwAWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_identity]);
 
 /**
  * Describes the message nsm.site.v1.GetNetworkRequest.
@@ -44,11 +44,25 @@ export const InviteResponseSchema = /*@__PURE__*/
   messageDesc(file_site, 3);
 
 /**
+ * Describes the message nsm.site.v1.WatchPolicyRequest.
+ * Use `create(WatchPolicyRequestSchema)` to create a new message.
+ */
+export const WatchPolicyRequestSchema = /*@__PURE__*/
+  messageDesc(file_site, 4);
+
+/**
+ * Describes the message nsm.site.v1.WatchPolicyResponse.
+ * Use `create(WatchPolicyResponseSchema)` to create a new message.
+ */
+export const WatchPolicyResponseSchema = /*@__PURE__*/
+  messageDesc(file_site, 5);
+
+/**
  * Describes the message nsm.site.v1.RenewMemberRequest.
  * Use `create(RenewMemberRequestSchema)` to create a new message.
  */
 export const RenewMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_site, 4);
+  messageDesc(file_site, 6);
 
 /**
  * @generated from service nsm.site.v1.SiteService

@@ -1,6 +1,7 @@
 import { createRequire, getCompileCacheDir } from 'node:module'
 import { dirname } from 'node:path'
 import { isMainThread, Worker, type WorkerOptions } from 'node:worker_threads'
+import { requireLinux } from '../../base/open.ts'
 import { inOneFile, partOf } from '../../base/parts.ts'
 import { readSettings } from '../../base/settings.ts'
 import { type LoadedAddon, loadAddon, loadAddonAt } from './addon.ts'
@@ -8,8 +9,12 @@ import { type LoadedAddon, loadAddon, loadAddonAt } from './addon.ts'
 /** The foreign function interface of the add-on. */
 export type Koffi = typeof import('koffi')
 
-/** Loads the native add-on on first use; throws `PERMISSION` when the one-file executable finds no place to load it from. */
+/**
+ * Loads the native add-on on first use; throws `PERMISSION` when the one-file executable finds no place to load it from,
+ * and `USAGE` on a system whose calls nobody has written down.
+ */
 export function loadKoffi(): Koffi {
+  requireLinux('tunnels and servers work')
   loaded ??= inOneFile ? addon().exports : createRequire(import.meta.url)('koffi')
   return loaded
 }

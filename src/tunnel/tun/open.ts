@@ -1,9 +1,7 @@
-import { NsmError } from '../../base/errors.ts'
+import { requireLinux } from '../../base/open.ts'
 
 /** The part of the tunnel that is this operating system's own; throws `USAGE` where there is none. */
 export async function loadPlatform(platform: string = process.platform): Promise<typeof import('./linux-platform.ts')> {
-  if (platform !== 'linux') {
-    throw new NsmError('USAGE', `tunnels are not supported on ${platform}`, 'use a Linux machine, VM or container')
-  }
+  requireLinux('tunnels work', platform)
   return import('./linux-platform.ts')
 }

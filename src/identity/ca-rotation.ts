@@ -1,0 +1,166 @@
+import { type Audit, noAudit } from '../base/audit.ts'
+import type { Clock } from '../base/clock.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
+import { backdateMs, certifyNewWithOld, newRoot, type Root } from './ca-root.ts'
+import type { RotationState, RotationStore } from './ca-rotation-file.ts'
+import { atWallTime } from './wall-timer.ts'
+
+/* steady --begin--> published --20 min--> issuing --25 h, or finish--> steady
+ *   old signs         old signs             new signs                    new signs
+ *   old believed      both believed         both believed                new believed
+ *
+ * While the new root signs, its certificate by the old one goes along: who slept through the first phase still finds the way. */
+
+/** The roots of an authority at one moment. */
+export interface Roots {
+  readonly signing: Root
+  /** DER of all that are to be believed, the signing one first. */
+  readonly believed: readonly Uint8Array[]
+  /** The signing root by the old one. */
+  readonly newWithOld: Uint8Array | undefined
+}
+
+/** What is told of a change of the root. */
+export interface RotationView {
+  readonly phase: 'steady' | RotationState['phase']
+  /** Wall milliseconds at which the next phase begins by itself; absent when nothing is under way. */
+  readonly nextMs?: number
+}
+
+/** The change of an authority's root, with the times of its phases. */
+export interface Rotation {
+  roots(): Roots
+  view(): RotationView
+  /** Makes a new root, which signs after `publishMs`; throws `CONFLICT` while a change is under way. */
+  begin(publishMs?: number): Promise<RotationView>
+  /** Drops the old root at once; throws `CONFLICT` before the new one signs. */
+  finish(): Promise<RotationView>
+  onChange(listener: () => void): () => void
+  close(): void
+}
+
+/** [SPIFFE Trust Domain and Bundle 4.1.3] Members and other domains ask as often. */
+export const bundleRefreshMs = 300_000
+/** [security C10] 3 to 5 hints, so that everybody who is awake knows the new root before it signs. */
+export const publishMsDefault = 4 * bundleRefreshMs
+/** Ours: the longest life of a leaf, 24 h, and an hour. */
+const believeOldMs = 25 * 3_600_000
+
+/** Rotation of the root `current`, going on with the change that was under way. */
+export function createRotation(parts: {
+  readonly current: Root
+  readonly underWay: RotationState | undefined
+  readonly store: RotationStore
+  readonly clock: Clock
+  readonly log: Log
+  readonly audit?: Audit
+}): Rotation {
+  const { clock, log, audit = noAudit, store } = parts
+  const listeners = new Set<() => void>()
+  const turns = createTurns()
+  let { current, underWay } = parts
+  let roots = rootsOf(current, underWay)
+  let cancel = () => {}
+  let isClosed = false
+  const set = (next: { readonly current: Root; readonly underWay: RotationState | undefined }) => {
+    ;({ current, underWay } = next)
+    roots = rootsOf(current, underWay)
+    plan()
+    const { phase } = viewOf(underWay)
+    log.info('the root is changed', { domain: current.trustDomain, phase })
+    audit.record({ event: 'ca.rotate', id: `spiffe://${current.trustDomain}`, phase })
+    for (const listener of [...listeners]) listener()
+  }
+  const advance = async () => {
+    if (!underWay) return
+    if (underWay.phase === 'published') {
+      const issuing: RotationState = { ...underWay, phase: 'issuing', nextMs: clock.wallMs() + believeOldMs }
+      await store.save(issuing)
+      set({ current, underWay: issuing })
+    } else {
+      await store.finish(underWay)
+      set({ current: underWay.next, underWay: undefined })
+    }
+  }
+  const onTime = () => {
+    turns.run('', advance).catch((error: unknown) => {
+      log.error('the root cannot be changed, trying again', { error: toNsmError(error).message })
+      if (!isClosed) cancel = clock.after(retryMs, onTime)
+    })
+  }
+  const plan = () => {
+    cancel()
+    const { nextMs } = viewOf(underWay)
+    if (nextMs !== undefined && !isClosed) cancel = atWallTime(clock, nextMs, onTime)
+  }
+  plan()
+  return {
+    roots: () => roots,
+    view: () => viewOf(underWay),
+    begin: (publishMs = publishMsDefault) =>
+      turns.run('', async () => {
+        if (underWay) throw notNow(viewOf(underWay))
+        const nowMs = clock.wallMs()
+        const state: RotationState = { phase: 'published', nextMs: nowMs + publishMs, next: rootAfter(current, nowMs) }
+        await store.save(state)
+        set({ current, underWay: state })
+        return viewOf(state)
+      }),
+    finish: () =>
+      turns.run('', async () => {
+        if (underWay?.phase !== 'issuing') throw notYet(viewOf(underWay))
+        await advance()
+        return viewOf(underWay)
+      }),
+    onChange(listener) {
+      listeners.add(listener)
+      return () => void listeners.delete(listener)
+    },
+    close() {
+      isClosed = true
+      cancel()
+      listeners.clear()
+    },
+  }
+}
+
+/** Begins a second after the old one at the least: the sequence of the bundle is made from these times. */
+function rootAfter({ trustDomain, certificate }: Root, nowMs: number): Root {
+  return newRoot(trustDomain, Math.max(nowMs, certificate.notBeforeMs + backdateMs + 1_000))
+}
+
+/** Ours: a disk that is full may have room soon. */
+const retryMs = 60_000
+
+function rootsOf(current: Root, underWay: RotationState | undefined): Roots {
+  const { der } = current.certificate
+  if (!underWay) return { signing: current, believed: [der], newWithOld: undefined }
+  const { next, phase } = underWay
+  if (phase === 'published') {
+    return { signing: current, believed: [der, next.certificate.der], newWithOld: undefined }
+  }
+  return { signing: next, believed: [next.certificate.der, der], newWithOld: certifyNewWithOld(next, current) }
+}
+
+function viewOf(underWay: RotationState | undefined): RotationView {
+  if (!underWay) return { phase: 'steady' }
+  const { phase, nextMs } = underWay
+  return { phase, nextMs }
+}
+
+function notNow({ phase, nextMs = 0 }: RotationView): NsmError {
+  const what = phase === 'published' ? 'a new root is published and signs from' : 'the old root is believed until'
+  const next = phase === 'published' ? 'wait until then' : 'wait until then, or end it now: `nsm ca rotate --finish`'
+  return new NsmError('CONFLICT', `the root is being changed: ${what} ${isoTime(nextMs)}`, next)
+}
+
+function notYet(view: RotationView): NsmError {
+  if (view.phase === 'published') return notNow(view)
+  return new NsmError('CONFLICT', 'no change of the root is under way', 'begin one: `nsm ca rotate`')
+}
+
+function isoTime(wallMs: number): string {
+  return new Date(wallMs).toISOString()
+}

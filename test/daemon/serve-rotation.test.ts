@@ -1,0 +1,157 @@
+import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import { create } from '@bufbuild/protobuf'
+import { afterEach, describe, expect, test } from 'vitest'
+import { systemClock } from '../../src/base/clock.ts'
+import { silentLog } from '../../src/base/log.ts'
+import { type RunningServe, type ServeSettings, startServe } from '../../src/daemon/serve.ts'
+import { inviteFromRunning } from '../../src/daemon/serve-admin.ts'
+import { bundleOfRunning, rotateRunning } from '../../src/daemon/serve-ca.ts'
+import type { Session } from '../../src/daemon/session.ts'
+import { Sessions } from '../../src/daemon/sessions.ts'
+import { parseBundle } from '../../src/identity/bundle-document.ts'
+import { parseJoinString } from '../../src/identity/join-string.ts'
+import { isOfNewestRoot } from '../../src/identity/svid.ts'
+import { NetworkServiceRequestSchema } from '../../src/nsm/generated/networkservice_pb.js'
+import { wireGuardMechanism } from '../../src/nsm/wireguard-mechanism.ts'
+import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys.ts'
+import { firstRequest } from '../nsm/mesh.ts'
+import { scratchDir } from '../support/scratch.ts'
+
+const { signal } = new AbortController()
+const closers: (() => Promise<void>)[] = []
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close()
+})
+/** Members renew within half a minute. */
+const patience = { timeout: 50_000, interval: 200 }
+
+async function world() {
+  const dir = await scratchDir()
+  const settingsOf = (name: string, more: Partial<ServeSettings> = {}): ServeSettings => ({
+    ...{ service: 'blue', prefixes: ['10.64.0.0/16'], dnsDomain: 'blue.nsm.internal', trustDomain: 'blue.test' },
+    ...{ listen: '127.0.0.1:0', wireguardPort: 0, stateDir: join(dir, name), runtimeDir: join(dir, name, 'run') },
+    ...more,
+  })
+  const serve = async (name: string, more: Partial<ServeSettings> = {}): Promise<RunningServe> => {
+    const running = await startServe(settingsOf(name, more), silentLog, signal)
+    closers.push(() => running.stop())
+    return running
+  }
+  const member = async (name: string, machine: string, joinString?: string): Promise<Session> => {
+    const settings = { stateDir: join(dir, machine), runtimeDir: join(dir, machine, 'run'), resolvConf: join(dir, 'r') }
+    const sessions = new Sessions({ settings: { ...settings, logLevel: 'info' }, clock: systemClock, log: silentLog })
+    closers.push(() => sessions.close())
+    const invited = async () => (await inviteFromRunning(settingsOf(name), { ttlMs: 60_000 })).joinString
+    return sessions.open(joinString === '' ? {} : { joinString: joinString ?? (await invited()) }, signal)
+  }
+  return { settingsOf, serve, member }
+}
+
+const bundleOf = ({ source }: Session) => source.current().bundles.get('blue.test')
+const isRenewed = ({ source }: Session) => isOfNewestRoot(source.current(), Date.now())
+
+/** Calls without a pause, until it is stopped; the result is what failed. */
+function load(session: Session) {
+  const failures: string[] = []
+  let calls = 0
+  let isOver = false
+  const work = async () => {
+    const srcPublicKey = publicKeyOf(generatePrivateKey())
+    const mechanism = wireGuardMechanism({ srcIp: '127.0.0.1', srcPort: 51_820, srcPublicKey, mtuBytes: 1_420 })
+    const request = { ...firstRequest({ networkService: 'blue' }), mechanismPreferences: [mechanism] }
+    let connection = await session.client.request(request, signal)
+    while (!isOver) {
+      try {
+        await session.registry.findEndpoints({ networkServiceNames: ['blue'] }, signal)
+        connection = await session.client.request(create(NetworkServiceRequestSchema, { connection }), signal)
+      } catch (error) {
+        failures.push(String(error))
+      }
+      calls += 2
+      await pause(2)
+    }
+  }
+  const done = work()
+  return {
+    async stop() {
+      isOver = true
+      await done
+      return { failures, calls }
+    },
+  }
+}
+
+describe('nsm ca rotate', () => {
+  test('fails no call of members and of those of a further site, and all of them follow', async () => {
+    const { settingsOf, serve, member } = await world()
+    await serve('one')
+    const { joinString } = await inviteFromRunning(settingsOf('one'), { id: 'west', ttlMs: 60_000, endpoint: true })
+    await serve('two', { joinString })
+    const sessions = [await member('one', 'a'), await member('one', 'b'), await member('two', 'c')]
+    const loads = sessions.map(load)
+    await rotateRunning(settingsOf('one'), { finish: false, publishMs: 2_000 })
+    for (const session of sessions) await expect.poll(() => bundleOf(session)?.length, patience).toBe(2)
+    const [oldest] = sessions.flatMap((session) => bundleOf(session) ?? [])
+    for (const session of sessions) await expect.poll(() => bundleOf(session)?.[0], patience).not.toEqual(oldest)
+    await expect.poll(() => sessions.map(isRenewed), patience).toEqual([true, true, true])
+    await expect.poll(async () => parseBundle(await bundleOfRunning(settingsOf('one'))).roots.length).toBe(2)
+    const { roots } = await rotateRunning(settingsOf('one'), { finish: true })
+    expect(roots).toHaveLength(1)
+    for (const session of sessions) await expect.poll(() => bundleOf(session)?.length, patience).toBe(1)
+    await pause(500)
+    for (const one of loads) {
+      const { failures, calls } = await one.stop()
+      expect(failures).toEqual([])
+      expect(calls).toBeGreaterThan(100)
+    }
+    const { pin } = parseJoinString((await inviteFromRunning(settingsOf('two'), { ttlMs: 60_000 })).joinString)
+    expect(pin).toBe(roots[0]?.pin)
+  }, 120_000)
+
+  test('goes on after a restart of the server, for members that were away meanwhile too', async () => {
+    const { settingsOf, serve, member } = await world()
+    const first = await serve('one')
+    const { port } = parseJoinString(first.joinString)
+    const away = await member('one', 'a')
+    const awayId = away.source.current().svid.spiffeId
+    for (const close of closers.splice(1).reverse()) await close()
+    await rotateRunning(settingsOf('one'), { finish: false, publishMs: 1 })
+    await first.stop()
+    await serve('one', { listen: `127.0.0.1:${port}` })
+    // The new root signs, and this machine has never heard of it.
+    const back = await member('one', 'a', '')
+    expect(back.source.current().svid.spiffeId).toBe(awayId)
+    await expect.poll(() => bundleOf(back)?.length, patience).toBe(2)
+    await expect.poll(() => isRenewed(back), patience).toBe(true)
+  }, 120_000)
+
+  test('old join strings are good until the old root is dropped, and refused with a reason then', async () => {
+    const { settingsOf, serve, member } = await world()
+    await serve('one')
+    const invite = async () => (await inviteFromRunning(settingsOf('one'), { ttlMs: 60_000 })).joinString
+    const [early, late] = [await invite(), await invite()]
+    await rotateRunning(settingsOf('one'), { finish: false, publishMs: 1 })
+    await expect.poll(async () => parseJoinString(await invite()).pin).not.toBe(parseJoinString(early).pin)
+    const session = await member('one', 'a', early)
+    expect(bundleOf(session)).toHaveLength(2)
+    expect(isRenewed(session)).toBe(true)
+    const fresh = await member('one', 'b', await invite())
+    expect(bundleOf(fresh)).toHaveLength(2)
+    await rotateRunning(settingsOf('one'), { finish: true })
+    await expect(member('one', 'c', late)).rejects.toMatchObject({
+      code: 'IDENTITY',
+      message: expect.stringContaining('does not have the pinned root key'),
+    })
+    expect(bundleOf(await member('one', 'd', await invite()))).toHaveLength(1)
+  })
+
+  test('is refused at a further site', async () => {
+    const { settingsOf, serve } = await world()
+    await serve('one')
+    const { joinString } = await inviteFromRunning(settingsOf('one'), { id: 'west', ttlMs: 60_000, endpoint: true })
+    await serve('two', { joinString })
+    await expect(rotateRunning(settingsOf('two'), { finish: false })).rejects.toMatchObject({ code: 'USAGE' })
+    await expect(bundleOfRunning(settingsOf('two'))).rejects.toMatchObject({ code: 'USAGE' })
+  })
+})
