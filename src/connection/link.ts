@@ -355,6 +355,7 @@ export class Link implements Actions<NsmLease> {
     )
     if (!after) return
     progress('routes', 'started')
+    await tunnel.setMtu(lease.mtuBytes)
     if (await this.#host.place(after)) this.#undos.push(() => this.#host.unplace())
     progress('routes', 'done', after.routes.join(' '))
   }

@@ -71,13 +71,15 @@ function memberOf(offer: Offer, addresses: readonly string[], current: Member | 
     label: members.labelFor(offer.wantedName, offer.spiffeId, current),
     expiresMs: offer.expiresMs,
     underlay: (current?.publicKey === publicKey ? current.underlay : undefined) ?? offer.underlay,
+    mtuBytes: offer.mtuBytes,
   }
 }
 
 /** The old key goes before the new one comes [security V2]; a refresh that changes nothing does not touch the hub. */
 async function applyPeer(hub: Hub, member: Member, current: Member | undefined): Promise<void> {
   const isSameKey = current?.publicKey === member.publicKey
-  if (isSameKey && current.addresses.join() === member.addresses.join()) return
+  const isSame = isSameKey && current.mtuBytes === member.mtuBytes
+  if (isSame && current.addresses.join() === member.addresses.join()) return
   const gone = current && !isSameKey ? hub.removePeer(fromBase64(current.publicKey)) : undefined
   await Promise.all([gone, hub.setPeer(peerOf(member, isSameKey ? undefined : member.underlay))])
 }

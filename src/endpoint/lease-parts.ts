@@ -29,6 +29,9 @@ export interface LeaseParts {
 /** Ours: keeps the way back through a member's NAT open; routers forget UDP after 30 s at the earliest [RFC 4787 4.3]. */
 const keepaliveSeconds = 25
 
+/** [RFC 8200 5] What every link carries: a member that claims less would have others send it crumbs. */
+const mtuMinBytes = 1_280
+
 /** The hub's settings of a member: allowed prefixes are exactly its addresses [security V1]. */
 export function peerOf(member: Member, underlay: Member['underlay']): PeerConfig {
   return {
@@ -36,6 +39,7 @@ export function peerOf(member: Member, underlay: Member['underlay']): PeerConfig
     keepaliveSeconds,
     allowedPrefixes: member.addresses,
     ...(underlay && { endpoint: underlay }),
+    ...(member.mtuBytes !== undefined && { mtuBytes: Math.max(member.mtuBytes, mtuMinBytes) }),
   }
 }
 

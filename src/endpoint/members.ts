@@ -22,6 +22,8 @@ export interface Member {
   /** Wall milliseconds. */
   readonly expiresMs: number
   readonly underlay: UnderlayAddress | undefined
+  /** Largest packet inside its tunnel, as it said itself. */
+  readonly mtuBytes?: number | undefined
 }
 
 /** One text for an identity and its connection id; both may hold any character. */

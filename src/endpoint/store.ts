@@ -20,6 +20,8 @@ export interface Lease {
   readonly expiresMs: number
   /** Where the member's WireGuard datagrams came from last. */
   readonly underlay: UnderlayAddress | undefined
+  /** Largest packet inside the member's tunnel. */
+  readonly mtuBytes?: number | undefined
   /** Set once the lease has ended and its addresses rest. */
   readonly releasedMs: number | undefined
 }
@@ -45,7 +47,7 @@ export function openEndpointStore(path: string): EndpointStore {
 }
 
 /** Ours: raised with each change of the tables. */
-const schemaVersion = 2
+const schemaVersion = 3
 
 const schema = `
   CREATE TABLE endpoint_keys (service TEXT PRIMARY KEY, private_key BLOB NOT NULL) STRICT;
@@ -53,11 +55,14 @@ const schema = `
     service TEXT NOT NULL, spiffe_id TEXT NOT NULL, connection_id TEXT NOT NULL, segment_id TEXT NOT NULL,
     public_key TEXT NOT NULL, addresses TEXT NOT NULL, label TEXT, expires_ms INTEGER NOT NULL,
     underlay_address TEXT, underlay_port INTEGER, released_ms INTEGER,
-    origin TEXT,
+    origin TEXT, mtu_bytes INTEGER,
     PRIMARY KEY (service, spiffe_id, connection_id)
   ) STRICT;
 `
-const steps = ['ALTER TABLE endpoint_leases ADD COLUMN origin TEXT;']
+const steps = [
+  'ALTER TABLE endpoint_leases ADD COLUMN origin TEXT;',
+  'ALTER TABLE endpoint_leases ADD COLUMN mtu_bytes INTEGER;',
+]
 
 function storeOver(database: DatabaseSync): EndpointStore {
   const readKey = database.prepare('SELECT private_key FROM endpoint_keys WHERE service = ?')
@@ -67,10 +72,11 @@ function storeOver(database: DatabaseSync): EndpointStore {
   )
   const putLease = database.prepare(`INSERT INTO endpoint_leases (service, spiffe_id, connection_id,
     segment_id, public_key, addresses, label, expires_ms, underlay_address, underlay_port, released_ms,
-    origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET segment_id = excluded.segment_id,
+    origin, mtu_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET segment_id = excluded.segment_id,
     public_key = excluded.public_key, addresses = excluded.addresses, label = excluded.label,
     expires_ms = excluded.expires_ms, underlay_address = excluded.underlay_address,
-    underlay_port = excluded.underlay_port, released_ms = excluded.released_ms, origin = excluded.origin`)
+    underlay_port = excluded.underlay_port, released_ms = excluded.released_ms, origin = excluded.origin,
+    mtu_bytes = excluded.mtu_bytes`)
   const forget = database.prepare('DELETE FROM endpoint_leases WHERE service = ? AND released_ms <= ?')
   const writes = groupWrites(database)
   return {
@@ -90,6 +96,7 @@ function storeOver(database: DatabaseSync): EndpointStore {
         ...[lease.addresses.join(' '), lease.label ?? null, Math.floor(lease.expiresMs)],
         ...[underlay?.address ?? null, underlay?.port ?? null],
         ...[lease.releasedMs === undefined ? null : Math.floor(lease.releasedMs), lease.origin ?? null],
+        lease.mtuBytes ?? null,
       )
     },
     forgetReleased: (service, untilMs) => Number(forget.run(service, Math.floor(untilMs)).changes),
@@ -113,6 +120,7 @@ function toLease(row: Record<string, SQLOutputValue>): Lease {
     label: row['label'] === null ? undefined : String(row['label']),
     expiresMs: Number(row['expires_ms']),
     underlay: address === null ? undefined : { address: String(address), port: Number(row['underlay_port']) },
+    mtuBytes: row['mtu_bytes'] === null ? undefined : Number(row['mtu_bytes']),
     releasedMs: row['released_ms'] === null ? undefined : Number(row['released_ms']),
   }
 }

@@ -194,9 +194,11 @@ interface Entered {
 
 async function grantMember(
   endpoint: Endpoint,
-  { entered, offer, peer, signal }: Entered & { readonly signal: AbortSignal },
+  { entered, offer: asked, peer, signal }: Entered & { readonly signal: AbortSignal },
 ): Promise<Connection> {
   const { links, leases } = endpoint
+  const ownMtuBytes = endpoint.settings.mtuBytes ?? defaultMtuBytes
+  const offer = { ...asked, mtuBytes: Math.min(asked.mtuBytes ?? ownMtuBytes, ownMtuBytes) }
   if (links.byKey(keyToBase64(offer.publicKey))) throw keyOfOther()
   await growFor(endpoint, offer)
   const member = await leases.grant(offer, signal)
@@ -313,16 +315,18 @@ function zoneOf(settings: Vl3Settings, plan: AddressPlan, members: Members): Zon
   }
 }
 
+/** An offer with the MTU that is granted. */
+type Granted = Offer & { readonly mtuBytes: number }
+
 function grantOf(
   { settings, shared, port, publicKey }: Endpoint,
-  { offer, member, peer }: { readonly offer: Offer; readonly member: Member; readonly peer: PeerContext },
+  { offer, member, peer }: { readonly offer: Granted; readonly member: Member; readonly peer: PeerContext },
 ): Parameters<typeof buildAnswer>[2] {
-  const ownMtuBytes = settings.mtuBytes ?? defaultMtuBytes
   return {
     endpointName: settings.endpointName,
     addresses: member.addresses,
     shared,
-    mtuBytes: Math.min(offer.mtuBytes ?? ownMtuBytes, ownMtuBytes),
+    mtuBytes: offer.mtuBytes,
     address: settings.reachableAt(peer),
     port,
     publicKey,

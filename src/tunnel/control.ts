@@ -36,6 +36,7 @@ export type Request =
   | { readonly kind: 'cancel'; readonly requestId: number }
   | { readonly kind: 'setGateways'; readonly gateways: readonly string[]; readonly localUdpPorts: readonly number[] }
   | { readonly kind: 'sendLocal'; readonly packet: Uint8Array }
+  | { readonly kind: 'setMtu'; readonly mtuBytes: number }
   | { readonly kind: 'stats' }
   | { readonly kind: 'close' }
 

@@ -64,6 +64,9 @@ export class Requests {
       case 'setGateways':
         engine.setGateways(request.gateways, request.localUdpPorts)
         return undefined
+      case 'setMtu':
+        engine.setMtu(request.mtuBytes)
+        return undefined
       case 'sendLocal':
         engine.fromLocal(request.packet, clock.monotonicMs())
         pump.deliver()

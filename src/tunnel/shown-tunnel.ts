@@ -31,6 +31,7 @@ export async function openShownTunnel(config: TunnelConfig, signal?: AbortSignal
       peers.delete(keyToHex(publicKey))
     },
     handshake: (publicKey, stop) => tunnel.handshake(publicKey, stop),
+    setMtu: (mtuBytes) => tunnel.setMtu(mtuBytes),
     stats: () => tunnel.stats(),
     async close() {
       await uapi?.close()

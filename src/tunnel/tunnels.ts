@@ -33,6 +33,8 @@ export interface Tunnel {
   removePeer(publicKey: Uint8Array): Promise<void>
   /** Starts a handshake and resolves when its session exists; `NOT_FOUND` for no peer. */
   handshake(publicKey: Uint8Array, signal: AbortSignal): Promise<void>
+  /** Largest packet inside: the interface's own is set by `configureInterface`. */
+  setMtu(mtuBytes: number): Promise<void>
   stats(): Promise<TunnelStats>
   /** Resolves with `LOST` when the worker or the interface died by itself; the rest is freed by `close`. */
   readonly failed: Promise<NsmError>
@@ -79,6 +81,7 @@ type Device = Pick<TunnelConfig, 'privateKey' | 'listenPort'>
 interface MemberParts {
   readonly openUdp: Platform['openUdp']
   readonly segments: boolean
+  /** At first. */
   readonly mtuBytes: number
 }
 
@@ -88,6 +91,7 @@ class MemberTunnel implements RestartableTunnel {
   readonly failed: Promise<NsmError>
   readonly #failed = Promise.withResolvers<NsmError>()
   readonly #parts: MemberParts
+  #mtuBytes: number
   #tun: ReturnType<Platform['openTun']> | undefined
   #udp: ReturnType<Platform['openUdp']> | undefined
   #worker: PacketWorker | undefined
@@ -97,6 +101,7 @@ class MemberTunnel implements RestartableTunnel {
     this.failed = this.#failed.promise
     this.#tun = tun
     this.#parts = parts
+    this.#mtuBytes = parts.mtuBytes
   }
 
   get listenPort(): number {
@@ -106,7 +111,8 @@ class MemberTunnel implements RestartableTunnel {
   async start({ privateKey, listenPort }: Device, signal?: AbortSignal): Promise<void> {
     if (!this.#tun) throw closed()
     const { fd, vnetHeader, merging } = this.#tun
-    const { openUdp, segments, mtuBytes } = this.#parts
+    const { openUdp, segments } = this.#parts
+    const mtuBytes = this.#mtuBytes
     const udp = listenPort === this.#udp?.port ? this.#udp : openUdp({ address: '::', port: listenPort })
     // A number that was given back may belong to another file: nobody reads the old socket when it is closed.
     await this.#worker?.close()
@@ -131,6 +137,11 @@ class MemberTunnel implements RestartableTunnel {
 
   async handshake(publicKey: Uint8Array, signal: AbortSignal): Promise<void> {
     await this.#ask({ kind: 'handshake', publicKey }, signal)
+  }
+
+  async setMtu(mtuBytes: number): Promise<void> {
+    this.#mtuBytes = mtuBytes
+    await this.#ask({ kind: 'setMtu', mtuBytes })
   }
 
   async stats(): Promise<TunnelStats> {

@@ -26,6 +26,7 @@ function openTunnel(answers: boolean) {
       if (answers) return
       await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
     },
+    setMtu: async () => {},
     stats: async () => ({ peers: [], counters: {} }),
     close: async () => {},
   }

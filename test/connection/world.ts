@@ -188,6 +188,7 @@ export class World {
       setPeer: async () => this.#step('set-peer', 'set-peer'),
       removePeer: async () => this.#note('remove-peer'),
       handshake: async (_key, signal) => this.#step('handshake', 'handshake', signal),
+      setMtu: async () => {},
       stats: async () => ({ peers: [this.peer], counters: {} }),
       close: async () => this.#note('close-tunnel'),
     }

@@ -44,6 +44,7 @@ const machine: TunnelMachine = {
       removePeer: async () => {},
       handshake: async () => {},
       restart: async () => {},
+      setMtu: async () => {},
       stats: async () => ({ peers: [], counters: { spoofed: 2 } }),
       close: async () => step('tunnel closed'),
     }

@@ -13,6 +13,7 @@ const lease: Lease = {
   label: 'alice',
   expiresMs: 1_800_000_000_000,
   underlay: { address: 'fe80::1', port: 51_820 },
+  mtuBytes: 1_380,
   releasedMs: undefined,
 }
 
@@ -26,6 +27,7 @@ describe('openEndpointStore', () => {
       underlay: undefined,
       releasedMs: 5,
       origin: undefined,
+      mtuBytes: undefined,
     }
     const before = openEndpointStore(path)
     const made = before.privateKey('blue', () => Uint8Array.of(1, 2, 3))

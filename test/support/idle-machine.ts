@@ -26,6 +26,7 @@ export function createIdleMachine(): IdleMachine {
         setPeer: async () => {},
         removePeer: async () => {},
         handshake: async () => {},
+        setMtu: async () => {},
         stats: async () => ({ peers: [], counters: {} }),
         close: () => note('close'),
       }

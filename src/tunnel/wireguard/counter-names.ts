@@ -25,6 +25,7 @@ export const counterNames = [
   'roamed',
   'looped',
   'localLimited',
+  'tooBig',
 ] as const
 
 /** Name of one counter. */

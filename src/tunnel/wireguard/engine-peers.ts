@@ -10,6 +10,8 @@ export interface PeerSettings {
   readonly presharedKey?: Uint8Array
   readonly keepaliveSeconds: number
   readonly endpoint?: SocketAddress
+  /** Largest packet that a hub passes on to it; TCP to and from it is kept within. No limit by default. */
+  readonly mtuBytes?: number
   readonly allowedPrefixes: readonly string[]
 }
 
@@ -35,7 +37,9 @@ export function createPeers({ exports, layout, u8 }: EngineParts) {
     else endpoint.fill(0)
     const records = prefixRecords(settings.allowedPrefixes)
     control(controlAt.prefixes, records.length).set(records)
-    return exports.set_peer(peer, settings.keepaliveSeconds, settings.allowedPrefixes.length) === 1
+    return (
+      exports.set_peer(peer, settings.keepaliveSeconds, settings.mtuBytes ?? 0, settings.allowedPrefixes.length) === 1
+    )
   }
   return {
     addPeer(settings: PeerSettings): number | 'full' | 'duplicate' {

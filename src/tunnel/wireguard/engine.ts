@@ -63,6 +63,8 @@ export interface WireGuardEngine {
   peerOf(publicKey: Uint8Array): number | undefined
   /** Own addresses of a hub and the UDP ports there that go to `locals`. */
   setGateways(addresses: readonly string[], localUdpPorts: readonly number[]): void
+  /** Changes `mtuBytes` of the settings. */
+  setMtu(bytes: number): void
   /** Which packets may be merged for the TUN device; both at first. Kernels before 6.2 take no merged UDP. */
   setMerging(protocols: { readonly tcp: boolean; readonly udp: boolean }): void
   /** Starts a handshake, also when one is in flight. */
@@ -86,7 +88,10 @@ export interface EngineSettings {
   readonly kind: EngineKind
   readonly privateKey: Uint8Array
   readonly peersMax?: number
-  /** Of the TUN device: no packet is padded beyond it. 1,280 unless given. */
+  /**
+   * Of the TUN device. No packet is padded beyond it (without it: 1,280); larger ones are answered with ICMP, and TCP is told what
+   * fits (without it: nothing is).
+   */
   readonly mtuBytes?: number | undefined
 }
 
@@ -178,6 +183,7 @@ function createBursts({ exports, layout, u8, u32 }: EngineParts, time: EngineTim
       exports.tick(moment(nowMs))
       readResult()
     },
+    setMtu: (bytes: number) => exports.set_mtu(bytes),
     setMerging: (protocols: { readonly tcp: boolean; readonly udp: boolean }) =>
       exports.set_merging(Number(protocols.tcp), Number(protocols.udp)),
   }

@@ -8,7 +8,7 @@ export interface EngineExports {
   key_space(): number
   init(hub: number, peersMax: number, key: number): number
   add_peer(preshared: number): number
-  set_peer(peer: number, keepaliveSeconds: number, prefixes: number): number
+  set_peer(peer: number, keepaliveSeconds: number, mtuBytes: number, prefixes: number): number
   remove_peer(peer: number): void
   peer_of(): number
   set_gateways(count: number, ports: number): void

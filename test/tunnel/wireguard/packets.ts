@@ -14,7 +14,7 @@ export interface PacketPlan {
 }
 
 /** Flags of a TCP header. */
-export const tcpFlags = { fin: 1, psh: 8, ack: 16 } as const
+export const tcpFlags = { fin: 1, syn: 2, psh: 8, ack: 16 } as const
 
 const protocols = { tcp: 6, udp: 17, icmp: 1, icmp6: 58 } as const
 

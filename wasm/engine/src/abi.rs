@@ -96,15 +96,15 @@ pub extern "C" fn add_peer(preshared: u32) -> i32 {
     }
 }
 
-/// 1 when done, 0 when the prefixes do not fit or the peer is gone.
+/// 1 when done, 0 when the prefixes do not fit or the peer is gone. An MTU of 0 is none.
 #[no_mangle]
-pub extern "C" fn set_peer(at: u32, keepalive_seconds: u32, prefixes: u32) -> u32 {
+pub extern "C" fn set_peer(at: u32, keepalive_seconds: u32, mtu: u32, prefixes: u32) -> u32 {
     let Some(device) = device() else { return 0 };
     let words = device.control.slice(ENDPOINT_AT, 32);
     let word = |at: usize| u32::from_le_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
     let endpoint = Endpoint::from_words(word(0), &core::array::from_fn(|i| word(4 + 4 * i)));
     let prefixes = addresses(device, PREFIXES_AT, prefixes as usize);
-    u32::from(device.set_peer(at, PeerSettings { keepalive_seconds, endpoint, prefixes }))
+    u32::from(device.set_peer(at, PeerSettings { keepalive_seconds, mtu: limit(mtu), endpoint, prefixes }))
 }
 
 /// A handle nobody has is fine.
@@ -144,7 +144,15 @@ pub extern "C" fn set_merging(tcp: u32, udp: u32) {
 #[no_mangle]
 pub extern "C" fn set_mtu(bytes: u32) {
     if let Some(device) = device() {
-        device.mtu = bytes as usize;
+        (device.mtu, device.limit) = (bytes as usize, limit(bytes));
+    }
+}
+
+fn limit(mtu: u32) -> usize {
+    if mtu == 0 {
+        usize::MAX
+    } else {
+        mtu as usize
     }
 }
 

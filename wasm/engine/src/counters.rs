@@ -41,10 +41,12 @@ pub enum Counter {
     Looped,
     /// To a gateway's service, from a member or from all members together, faster than the host shall take them.
     LocalLimited,
+    /// Larger than the tunnel carries, and not to be split.
+    TooBig,
 }
 
 /// Number of counters.
-pub const COUNT: usize = Counter::LocalLimited as usize + 1;
+pub const COUNT: usize = Counter::TooBig as usize + 1;
 
 /// All counters; the host reads them in place.
 pub struct Counters(pub [u64; COUNT]);

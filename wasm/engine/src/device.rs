@@ -52,6 +52,8 @@ pub struct Device {
     pub own: Identity,
     /// Largest packet of the TUN device, which no padding goes beyond.
     pub mtu: usize,
+    /// Largest packet that crosses; no limit until the host names an MTU.
+    pub limit: usize,
     pub clock: Clock,
     /// Checks mac1 and asks for cookies, for the whole device.
     pub front: RateLimiter,
@@ -107,6 +109,7 @@ impl Device {
             front: RateLimiter::new(&own.public, HANDSHAKES_PER_SECOND),
             own,
             mtu: MTU_DEFAULT,
+            limit: usize::MAX,
             clock,
             sources: SourceLimit::new(),
             handshakes_in_second: 0,
@@ -167,6 +170,7 @@ impl Device {
         if !self.routes.replace(at, &settings.prefixes) {
             return false;
         }
+        peer.limit = settings.mtu;
         peer.keepalive_ms = f64::from(settings.keepalive_seconds) * 1000.0;
         if settings.endpoint.is_some() && settings.endpoint != peer.configured {
             peer.endpoint = settings.endpoint;
@@ -187,6 +191,8 @@ impl Device {
 /// What the control plane may change about a peer.
 pub struct PeerSettings {
     pub keepalive_seconds: u32,
+    /// Largest packet the peer takes; usize::MAX when nobody said.
+    pub mtu: usize,
     pub endpoint: Option<Endpoint>,
     pub prefixes: Vec<(Address, u8)>,
 }

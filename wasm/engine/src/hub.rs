@@ -5,7 +5,9 @@ use crate::counters::Counter;
 use crate::device::Device;
 use crate::ip::{source_routed, Address, Ip, ICMP, ICMP6, UDP};
 use crate::memory::Descriptor;
+use crate::mss::clamp;
 use crate::peers::{LOCAL_RATE, LOCAL_TOTAL_RATE};
+use crate::too_big::is_whole;
 
 /// TTL and hop limit of our own answers [RFC 1340].
 const OWN_HOPS: u8 = 64;
@@ -25,7 +27,7 @@ impl Gateway {
 
 impl Device {
     /// One packet from peer `from`, whose source address is that peer's, with its padding. It leaves with no more padding
-    /// than it came with: that was within the sender's MTU, and the hub has none of its own.
+    /// than it came with, which was within the sender's MTU, and with none beyond that of the one it is for.
     #[inline]
     pub fn forward(&mut self, from: u32, ip: Ip, opened: &mut [u8]) {
         let destination = ip.destination(opened);
@@ -38,9 +40,27 @@ impl Device {
         match self.routes.find(destination) {
             None => self.counters.add(Counter::NoRoute),
             Some(to) if to == from => self.counters.add(Counter::Hairpin),
-            Some(to) if count_hop(opened, &ip) => self.seal(to, &opened[..ip.total], opened.len()),
+            Some(to) if count_hop(opened, &ip) => self.pass(from, to, &ip, opened),
             Some(_) => self.counters.add(Counter::ExpiredHops),
         }
+    }
+
+    /// From one peer to another, within what both carry.
+    #[inline]
+    fn pass(&mut self, from: u32, to: u32, ip: &Ip, opened: &mut [u8]) {
+        let arrived = opened.len();
+        let packet = &mut opened[..ip.total];
+        let limit = self.limit_of(to);
+        if ip.total > limit && is_whole(packet, ip) {
+            return self.refuse_size(from, packet, ip, limit);
+        }
+        clamp(packet, ip, limit.min(self.limit_of(from)));
+        self.seal(to, packet, arrived.min(limit));
+    }
+
+    #[inline]
+    fn limit_of(&mut self, peer: u32) -> usize {
+        self.peers.get(peer).map_or(usize::MAX, |peer| peer.limit)
     }
 
     /// A packet to one of our own addresses.

@@ -6,6 +6,7 @@ use crate::device::{Device, Kind, HANDSHAKES_PER_SECOND};
 use crate::endpoint::Endpoint;
 use crate::ip::Ip;
 use crate::low_order::is_low_order;
+use crate::mss::clamp;
 use crate::sends::NO_PEER;
 use boringtun::noise::errors::WireGuardError as Error;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -78,7 +79,10 @@ impl Device {
         let dropped = match Ip::parse(opened) {
             None => Counter::BadPacket,
             Some(ip) if self.routes.find(ip.source(opened)) != Some(at) => Counter::Spoofed,
-            Some(ip) if self.kind == Kind::Member => return self.merge.commit(at, ip),
+            Some(ip) if self.kind == Kind::Member => {
+                clamp(&mut opened[..ip.total], &ip, self.limit);
+                return self.merge.commit(at, ip);
+            }
             Some(ip) => return self.forward(at, ip, opened),
         };
         self.counters.add(dropped);

@@ -2,6 +2,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::token_bucket::{Rate, TokenBucket};
+use crate::too_big::TOO_BIG_RATE;
 use crate::tunnel::Tunnel;
 use std::collections::HashMap;
 
@@ -26,6 +27,8 @@ pub struct Peer {
     /// Where the control plane said the peer is.
     pub configured: Option<Endpoint>,
     pub keepalive_ms: f64,
+    /// Largest packet a hub passes on to it.
+    pub limit: usize,
     /// boringtun can seal: without it packets are staged.
     pub has_session: bool,
     pub staged_packets: usize,
@@ -33,6 +36,8 @@ pub struct Peer {
     pub last_sent_ms: f64,
     /// Packets to the host's services.
     pub local: TokenBucket,
+    /// Messages about packets that are too big.
+    pub too_big: TokenBucket,
     /// Initiations since the last authenticated packet.
     pub unanswered: u32,
     /// Inner bytes; those of packets that were staged with their padding.
@@ -48,11 +53,13 @@ impl Peer {
             endpoint: None,
             configured: None,
             keepalive_ms: 0.0,
+            limit: usize::MAX,
             has_session: false,
             staged_packets: 0,
             staged_bytes: 0,
             last_sent_ms: f64::NEG_INFINITY,
             local: TokenBucket::new(LOCAL_RATE, 0.0),
+            too_big: TokenBucket::new(TOO_BIG_RATE, 0.0),
             unanswered: 0,
             received_bytes: 0,
             sent_bytes: 0,

@@ -6,7 +6,9 @@ use crate::counters::Counter;
 use crate::device::Device;
 use crate::ip::{Ip, TCP, UDP};
 use crate::memory::VNET_BYTES;
+use crate::mss::clamp;
 use crate::outbound::padded;
+use crate::too_big::is_whole;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -68,13 +70,13 @@ impl Device {
             return true;
         }
         if vnet.gso == GSO_NONE {
-            self.single(peer, &vnet, packet)
+            self.single(peer, &vnet, ip, packet)
         } else {
             self.super_packet(peer, &vnet, ip, packet)
         }
     }
 
-    fn single(&mut self, peer: u32, vnet: &Vnet, packet: &mut [u8]) -> bool {
+    fn single(&mut self, peer: u32, vnet: &Vnet, ip: Ip, packet: &mut [u8]) -> bool {
         if !self.has_room() {
             return false;
         }
@@ -82,6 +84,11 @@ impl Device {
             self.counters.add(Counter::BadPacket);
             return true;
         }
+        if ip.total > self.limit && is_whole(packet, &ip) {
+            self.refuse_size(peer, packet, &ip, self.limit);
+            return true;
+        }
+        clamp(packet, &ip, self.limit);
         self.seal(peer, packet, self.mtu);
         true
     }
@@ -91,6 +98,13 @@ impl Device {
             self.counters.add(Counter::BadPacket);
             return true;
         };
+        if plan.headers + plan.gso_bytes > self.limit && is_whole(packet, &ip) {
+            if !self.has_room() {
+                return false;
+            }
+            self.refuse_size(peer, packet, &ip, self.limit);
+            return true;
+        }
         let stride = padded(plan.headers + plan.gso_bytes, self.mtu) + OVERHEAD;
         let segments = (packet.len() - plan.headers).div_ceil(plan.gso_bytes);
         let runs = segments.div_ceil((RUN_BYTES / stride).clamp(1, 64)) + 2;

@@ -1,14 +1,15 @@
 #!/bin/sh
-# boringtun.sh CARGO OUT - the published boringtun 0.7.1 in the folder OUT, with patches/ applied.
+# crate.sh CARGO NAME VERSION SHA256 OUT - a published crate in the folder OUT, with patches/NAME-*.patch applied.
 # OUT must lie in the workspace: cargo hashes the absolute path of any other, and the module would depend on it.
 set -eu
 cargo=$1
-out=$2
-version=0.7.1
-sha256=15dd6a8a89cbe8997f37ca0cf035e6ea4d64cd2ecea4aed83ffb9f99f7126939
+name=$2
+version=$3
+sha256=$4
+out=$5
 patches=$(cd "$(dirname "$0")/../patches" && pwd)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
-archive() { find "$cargo_home/registry/cache" -name "boringtun-$version.crate" 2>/dev/null | head -n 1; }
+archive() { find "$cargo_home/registry/cache" -name "$name-$version.crate" 2>/dev/null | head -n 1; }
 
 # A package that needs nothing else makes cargo download the archive and check it against the index.
 if [ -z "$(archive)" ]; then
@@ -16,13 +17,13 @@ if [ -z "$(archive)" ]; then
   trap 'rm -rf "$fetch"' EXIT
   mkdir "$fetch/src"
   : > "$fetch/src/lib.rs"
-  printf '[package]\nname = "fetch"\nversion = "0.0.0"\n[dependencies]\nboringtun = "=%s"\n' "$version" > "$fetch/Cargo.toml"
+  printf '[package]\nname = "fetch"\nversion = "0.0.0"\n[dependencies]\n%s = "=%s"\n' "$name" "$version" > "$fetch/Cargo.toml"
   "$cargo" fetch --quiet --manifest-path "$fetch/Cargo.toml"
 fi
 echo "$sha256  $(archive)" | sha256sum -c --quiet -
 rm -rf "$out"
 mkdir -p "$out"
 tar -xzf "$(archive)" -C "$out" --strip-components 1
-for change in "$patches"/*.patch; do patch -s -p1 -d "$out" < "$change"; done
+for change in "$patches/$name"-*.patch; do patch -s -p1 -d "$out" < "$change"; done
 # Its warnings are not ours; cargo shows those of any crate that lies in a folder.
 sed -i '1s/^/#![allow(warnings)] /' "$out/src/lib.rs"
