@@ -1,6 +1,7 @@
 import type { MessagePort, Worker } from 'node:worker_threads'
 import type { Clock } from '../base/clock.ts'
 import { type ErrorData, errorFromData, NsmError, toNsmError } from '../base/errors.ts'
+import type { StackCommand, StackNews } from './stack-messages.ts'
 import type { TunHandle } from './tun/linux-device.ts'
 import type { Wake } from './tun/linux-wake.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
@@ -36,6 +37,7 @@ export type Request =
   | { readonly kind: 'cancel'; readonly requestId: number }
   | { readonly kind: 'setGateways'; readonly gateways: readonly string[]; readonly localUdpPorts: readonly number[] }
   | { readonly kind: 'sendLocal'; readonly packet: Uint8Array }
+  | { readonly kind: 'stack'; readonly command: StackCommand }
   | { readonly kind: 'setMtu'; readonly mtuBytes: number }
   | { readonly kind: 'stats' }
   | { readonly kind: 'close' }
@@ -51,6 +53,7 @@ export type WorkerMessage =
   | { readonly kind: 'ready'; readonly cipher: Cipher }
   | { readonly kind: 'answer'; readonly id: number; readonly stats?: TunnelStats; readonly error?: ErrorData }
   | { readonly kind: 'local'; readonly packet: Uint8Array }
+  | { readonly kind: 'stack'; readonly socket: number; readonly news: StackNews }
   | { readonly kind: 'failed'; readonly error: ErrorData }
 
 /** The parts a control talks through. */
@@ -82,14 +85,19 @@ type Waiting = {
 export class WorkerControl {
   /** Resolves when the worker ended although nobody closed it. */
   readonly failed: Promise<NsmError>
+  /** Resolves with why nothing answers any more, also after `close`. */
+  readonly over: Promise<NsmError>
   /** Resolves when packets can flow; rejects when the worker could not start. */
   readonly ready: Promise<Cipher>
   /** Takes raw IP packets to a hub's own services. */
   onLocal: ((packet: Uint8Array) => void) | undefined
+  /** Takes what sockets of the engine's stack say. */
+  onStack: ((socket: number, news: StackNews) => void) | undefined
   readonly #parts: ControlParts
   readonly #waiting = new Map<number, Waiting>()
   readonly #ready = Promise.withResolvers<Cipher>()
   readonly #failed = Promise.withResolvers<NsmError>()
+  readonly #over = Promise.withResolvers<NsmError>()
   readonly #ended = Promise.withResolvers<void>()
   #nextId = 1
   #closing = false
@@ -100,6 +108,7 @@ export class WorkerControl {
     this.#parts = parts
     this.ready = this.#ready.promise
     this.failed = this.#failed.promise
+    this.over = this.#over.promise
     this.ready.catch(() => {})
     parts.port.on('message', (message: WorkerMessage) => this.#receive(message))
     parts.worker.once('error', (error) => {
@@ -199,6 +208,7 @@ export class WorkerControl {
   #receive(message: WorkerMessage): void {
     if (message.kind === 'ready') this.#ready.resolve(message.cipher)
     else if (message.kind === 'local') this.onLocal?.(message.packet)
+    else if (message.kind === 'stack') this.onStack?.(message.socket, message.news)
     else if (message.kind === 'failed') this.#failure = errorFromData(message.error)
     else this.#answer(message)
   }
@@ -221,6 +231,7 @@ export class WorkerControl {
     wakeAtExit.delete(this.#parts.wake)
     this.#failure ??= this.#closing ? new NsmError('NOT_READY', 'the tunnel is closed', 'connect again') : workerLost()
     if (!this.#closing) this.#failed.resolve(this.#failure)
+    this.#over.resolve(this.#failure)
     this.#ready.reject(this.#failure)
     for (const { reject } of this.#waiting.values()) reject(this.#failure)
     this.#ended.resolve()

@@ -1,13 +1,14 @@
 import type { Clock } from '../base/clock.ts'
 import type { Merging, TunDevice } from './tun/device.ts'
 import type { UdpSocket } from './udp.ts'
-import { descriptorWords, type WireGuardEngine } from './wireguard/engine.ts'
+import { descriptorWords, type SocketEvent, type WireGuardEngine } from './wireguard/engine.ts'
 import { word } from './words.ts'
 
 /* Outbound: interface -read-> deviceReads -> engine.fromDevice -> sends -sendmmsg-> network.
  * Inbound:  network -recvmmsg-> received -> engine.fromNetwork -> deviceWrites -write-> interface   (member)
  *                                                              -> sends -sendmmsg-> network         (hub)
  *                                                              -> locals -copy-> onLocal            (hub)
+ *                                                              -> the engine's stack -> onEvents    (netstack, hub)
  * One turn runs each direction once to completion: no queue, no await, no copy; JavaScript never looks at a packet.
  * Every buffer is the engine's. Inputs are its own until `result.more` is false; outputs are borrowed until the next
  * call into the engine, so each call's outputs leave before the next call. `onLocal` gets a copy it may keep. */
@@ -23,6 +24,8 @@ export interface PumpParts {
   readonly onLocal?: (packet: Uint8Array) => void
   /** Called after a call that completed handshakes. */
   readonly onHandshakes?: () => void
+  /** What became of sockets of the engine's stack; called when outputs have left, so it may call the engine. */
+  readonly onEvents?: (events: readonly SocketEvent[]) => void
 }
 
 /** The packet loop's body. */
@@ -40,7 +43,22 @@ export function createPump(parts: PumpParts): Pump {
   const { engine, device, clock } = parts
   let merging: Merging | undefined
   let nextTickMs = 0
-  const deliver = () => deliverResult(parts)
+  let stackAtMs = Number.POSITIVE_INFINITY
+  const events: SocketEvent[] = []
+  let telling = false
+  const deliver = () => {
+    deliverResult(parts, events)
+    const { waitMs } = engine.result
+    stackAtMs = waitMs === Number.POSITIVE_INFINITY ? waitMs : clock.monotonicMs() + Math.max(waitMs, 1)
+    // What is told calls the engine, and so comes back here.
+    if (telling) return
+    telling = true
+    try {
+      while (events.length > 0) parts.onEvents?.(events.splice(0))
+    } finally {
+      telling = false
+    }
+  }
   return {
     deliver,
     turn() {
@@ -66,19 +84,26 @@ export function createPump(parts: PumpParts): Pump {
         nextTickMs = nowMs + tickMs
         engine.tick(nowMs)
         deliver()
+      } else if (nowMs >= stackAtMs) {
+        engine.drain(nowMs)
+        deliver()
       }
-      return nextTickMs - nowMs
+      return Math.max(Math.min(nextTickMs, stackAtMs) - nowMs, 0)
     },
   }
 }
 
-function deliverResult({ engine, socket, device, clock, onLocal, onHandshakes }: PumpParts): void {
+function deliverResult(
+  { engine, socket, device, clock, onLocal, onHandshakes }: PumpParts,
+  events: SocketEvent[],
+): void {
   const { result } = engine
   for (;;) {
     if (result.sends > 0) socket.send(engine.sends, result.sends)
     if (result.deviceWrites > 0) device?.send(engine.deviceWrites, result.deviceWrites)
     if (result.locals > 0 && onLocal) copyLocals(engine, onLocal)
     if (result.handshakes > 0) onHandshakes?.()
+    if (result.events > 0) events.push(...engine.stack.socketEvents(result.events))
     if (!result.more) return
     engine.drain(clock.monotonicMs())
   }

@@ -3,6 +3,7 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import type { NumberedRequest, Request, WorkerMessage } from './control.ts'
 import { keyToBase64 } from './key-text.ts'
 import type { Pump } from './pump.ts'
+import type { StackSockets } from './stack-sockets.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
 import type { PeerSettings, WireGuardEngine } from './wireguard/engine.ts'
 
@@ -12,6 +13,7 @@ export interface RequestParts {
   readonly pump: Pump
   readonly clock: Clock
   readonly say: (message: WorkerMessage) => void
+  readonly sockets: Pick<StackSockets, 'handle'>
   /** Counters of device and socket. */
   readonly counters: () => Readonly<Record<string, number>>
 }
@@ -70,6 +72,9 @@ export class Requests {
       case 'sendLocal':
         engine.fromLocal(request.packet, clock.monotonicMs())
         pump.deliver()
+        return 'later'
+      case 'stack':
+        this.#parts.sockets.handle(request.command)
         return 'later'
       case 'stats':
         return this.#stats()

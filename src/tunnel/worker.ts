@@ -6,6 +6,8 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import type { NumberedRequest, WorkerBoot, WorkerMessage, WorkerStart } from './control.ts'
 import { createPump, type Pump } from './pump.ts'
 import { Requests } from './requests.ts'
+import type { StackNews } from './stack-messages.ts'
+import { StackSockets } from './stack-sockets.ts'
 import { giveMemoryBack } from './sys/heap.ts'
 import { loadPlatform } from './tun/open.ts'
 import { createEngine } from './wireguard/engine.ts'
@@ -45,10 +47,16 @@ async function run(boot: WorkerBoot): Promise<void> {
       ...(device ? { device } : {}),
       onLocal: (packet) => say({ kind: 'local', packet }),
       onHandshakes: () => requests.answerHandshakes(),
+      onEvents: (events) => sockets.tell(events),
+    })
+    const sockets = new StackSockets({
+      ...{ engine, pump, clock: systemClock },
+      say: (socket, news) =>
+        boot.port.postMessage({ kind: 'stack', socket, news } satisfies WorkerMessage, buffersOf(news)),
     })
     const wide = { wideCipher: wideCipher ? 1 : 0 }
     const counters = () => ({ ...socket.counters(), ...device?.counters(), ...wide })
-    const requests = new Requests({ engine, pump, clock: systemClock, say, counters })
+    const requests = new Requests({ engine, pump, clock: systemClock, say, sockets, counters })
     const fds = setup.tun ? [setup.tun.fd, setup.udp.fd] : [setup.udp.fd]
     say({ kind: 'ready', cipher: wideCipher ? 'wide' : 'plain' })
     // This thread never gets to the end at which Node would write it, nor does a process that is killed.
@@ -59,6 +67,11 @@ async function run(boot: WorkerBoot): Promise<void> {
   } finally {
     boot.port.close()
   }
+}
+
+/** What crosses without a copy. */
+function buffersOf(news: StackNews): ArrayBuffer[] {
+  return 'bytes' in news ? [news.bytes.buffer] : []
 }
 
 /** The wide cipher where it was or is found right; throws `BUG` when the engine's own is wrong. */

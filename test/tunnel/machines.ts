@@ -1,6 +1,7 @@
 import type { WorkerMessage } from '../../src/tunnel/control.ts'
 import { createPump, type Pump } from '../../src/tunnel/pump.ts'
 import { Requests } from '../../src/tunnel/requests.ts'
+import { StackSockets } from '../../src/tunnel/stack-sockets.ts'
 import { MemoryTunDevice } from '../../src/tunnel/tun/memory.ts'
 import type { UdpSocket } from '../../src/tunnel/udp.ts'
 import type { MemoryNetwork } from '../../src/tunnel/udp-memory.ts'
@@ -53,9 +54,14 @@ export function createMachine(plan: MachinePlan): Machine {
     ...(plan.kind === 'member' ? { device } : {}),
     onLocal: (packet) => locals.push(packet),
     onHandshakes: () => requests.answerHandshakes(),
+    onEvents: (events) => sockets.tell(events),
+  })
+  const sockets = new StackSockets({
+    ...{ engine, pump, clock },
+    say: (socket, news) => said.push({ kind: 'stack', socket, news }),
   })
   const counters = () => ({ ...socket.counters(), ...device.counters() })
-  const requests = new Requests({ engine, pump, clock, say: (message) => said.push(message), counters })
+  const requests = new Requests({ engine, pump, clock, say: (message) => said.push(message), sockets, counters })
   return { publicKey: publicKeyOf(privateKey), engine, device, pump, requests, clock, locals, said }
 }
 

@@ -26,6 +26,7 @@ export const counterNames = [
   'looped',
   'localLimited',
   'tooBig',
+  'connectionsLimited',
 ] as const
 
 /** Name of one counter. */

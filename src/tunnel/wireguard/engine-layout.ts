@@ -34,7 +34,16 @@ export interface EngineParts {
 }
 
 /** Layout of the control region, the same in wasm/engine/src/abi.rs. */
-export const controlAt = { key: 0, presharedKey: 32, endpoint: 64, prefixes: 96, additional: 64, text: 4_096 } as const
+export const controlAt = {
+  key: 0,
+  presharedKey: 32,
+  endpoint: 64,
+  prefixes: 96,
+  additional: 64,
+  text: 4_096,
+  stackPort: 20,
+  stackBytes: 64,
+} as const
 /** Bytes of one address record: family, length, two unused, address. */
 export const addressRecordBytes = 20
 /** Ours: the control region has 64 KiB for prefixes. */

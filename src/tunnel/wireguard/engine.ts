@@ -8,11 +8,13 @@ import {
   readLayout,
 } from './engine-layout.ts'
 import { createPeers, type PeerSettings, type PeerStats } from './engine-peers.ts'
+import { createStack, type EngineStack } from './engine-stack.ts'
 import { type EngineExports, type EngineTime, instantiate } from './instance.ts'
 import { keyBytes, requireKey } from './keys.ts'
 
 export type { Descriptors, InputRing } from './engine-layout.ts'
 export type { PeerSettings, PeerStats } from './engine-peers.ts'
+export { type Datagram, type EngineStack, type SocketEvent, socketNews } from './engine-stack.ts'
 export { generatePrivateKey, publicKeyOf } from './keys.ts'
 
 /* Outbound: TUN -> deviceReads -> fromDevice -> sends -> UDP.   Inbound: UDP -> received -> fromNetwork -> deviceWrites -> TUN.
@@ -25,8 +27,8 @@ export { generatePrivateKey, publicKeyOf } from './keys.ts'
  */
 export const descriptorWords = 16
 
-/** `member`: inner packets go to a TUN device. `hub`: they are routed from peer to peer. */
-export type EngineKind = 'member' | 'hub'
+/** `member`: inner packets go to a TUN device. `hub`: from peer to peer. `netstack`: to a TCP/IP stack of the engine's own. */
+export type EngineKind = 'member' | 'hub' | 'netstack'
 
 /** Counts of the last call. */
 export interface EngineResult {
@@ -37,6 +39,10 @@ export interface EngineResult {
   more: boolean
   /** Handshakes completed. */
   handshakes: number
+  /** Events of sockets. */
+  events: number
+  /** Until the stack wants `drain`; Infinity when it waits for packets only. */
+  waitMs: number
 }
 
 /** One WireGuard device: a static key, a UDP socket's worth of peers, everything done per packet. */
@@ -61,10 +67,12 @@ export interface WireGuardEngine {
   setPeer(peer: number, settings: PeerSettings): void
   removePeer(peer: number): void
   peerOf(publicKey: Uint8Array): number | undefined
-  /** Own addresses of a hub and the UDP ports there that go to `locals`. */
+  /** Own addresses of a hub or a netstack, and the UDP ports of a hub that go to `locals`. */
   setGateways(addresses: readonly string[], localUdpPorts: readonly number[]): void
   /** Changes `mtuBytes` of the settings. */
   setMtu(bytes: number): void
+  /** Sockets behind the own addresses; not of a member. */
+  readonly stack: EngineStack
   /** Which packets may be merged for the TUN device; both at first. Kernels before 6.2 take no merged UDP. */
   setMerging(protocols: { readonly tcp: boolean; readonly udp: boolean }): void
   /** Starts a handshake, also when one is in flight. */
@@ -127,20 +135,29 @@ export function createEngine(module: WebAssembly.Module, settings: EngineSetting
   }
 }
 
+/** The numbers of wasm/engine/src/abi.rs. */
+const kindNumber = { member: 0, hub: 1, netstack: 2 } as const
+/** What the engine says when its stack waits for packets only. */
+const never = 0xffff_ffff
+
 /** Hands the private key over and wipes the copy. */
 function start(exports: EngineExports, settings: EngineSettings): EngineLayout {
   requireKey(settings.privateKey, 'private key')
   const space = new Uint8Array(exports.memory.buffer, exports.key_space(), keyBytes)
   space.set(settings.privateKey)
-  const table = exports.init(settings.kind === 'hub' ? 1 : 0, settings.peersMax ?? defaultPeersMax, space.byteOffset)
+  const table = exports.init(kindNumber[settings.kind], settings.peersMax ?? defaultPeersMax, space.byteOffset)
   space.fill(0)
   if (settings.mtuBytes !== undefined) exports.set_mtu(settings.mtuBytes)
   return readLayout(new Uint32Array(exports.memory.buffer), table)
 }
 
 /** The calls that move packets. */
-function createBursts({ exports, layout, u8, u32 }: EngineParts, time: EngineTime) {
-  const result: EngineResult = { sends: 0, deviceWrites: 0, locals: 0, more: false, handshakes: 0 }
+function createBursts(parts: EngineParts, time: EngineTime) {
+  const { exports, layout, u8, u32 } = parts
+  const result: EngineResult = {
+    ...{ sends: 0, deviceWrites: 0, locals: 0, more: false, handshakes: 0 },
+    ...{ events: 0, waitMs: Number.POSITIVE_INFINITY },
+  }
   const at = layout.result / 4
   let firstMs: number | undefined
   const readResult = () => {
@@ -149,6 +166,9 @@ function createBursts({ exports, layout, u8, u32 }: EngineParts, time: EngineTim
     result.locals = u32[at + 2] ?? 0
     result.more = u32[at + 3] === 1
     result.handshakes = u32[at + 4] ?? 0
+    result.events = u32[at + 5] ?? 0
+    const waitMs = u32[at + 6] ?? never
+    result.waitMs = waitMs === never ? Number.POSITIVE_INFINITY : waitMs
   }
   const moment = (nowMs: number) => {
     firstMs ??= nowMs
@@ -157,6 +177,7 @@ function createBursts({ exports, layout, u8, u32 }: EngineParts, time: EngineTim
   }
   return {
     result,
+    stack: createStack(parts, moment, readResult),
     handshake(peer: number, nowMs: number) {
       exports.handshake(peer, moment(nowMs))
       readResult()

@@ -6,7 +6,7 @@ export interface EngineExports {
   readonly memory: WebAssembly.Memory
   readonly __indirect_function_table: WebAssembly.Table
   key_space(): number
-  init(hub: number, peersMax: number, key: number): number
+  init(kind: number, peersMax: number, key: number): number
   add_peer(preshared: number): number
   set_peer(peer: number, keepaliveSeconds: number, mtuBytes: number, prefixes: number): number
   remove_peer(peer: number): void
@@ -21,6 +21,18 @@ export interface EngineExports {
   drain(nowMs: number): void
   tick(nowMs: number): void
   stats(peer: number): number
+  stack_listen(port: number, listens: number): void
+  stack_connect(nowMs: number): number
+  stack_udp(port: number): number
+  stack_echo(): number
+  stack_port(socket: number): number
+  stack_send(socket: number, bytes: number, nowMs: number): number
+  stack_receive(socket: number, most: number, nowMs: number): number
+  stack_send_to(socket: number, bytes: number, nowMs: number): number
+  stack_receive_from(socket: number): number
+  stack_end(socket: number, nowMs: number): void
+  stack_release(socket: number, breaks: number, nowMs: number): void
+  stack_events(): number
   set_kernels(rounds8: number, poly8: number): void
   aead_seal(additionalBytes: number, textBytes: number): void
   aead_open(additionalBytes: number, textBytes: number): number
@@ -150,6 +162,18 @@ function guarded(exports: EngineExports, panicText: () => string): EngineExports
     drain: guard(exports.drain),
     tick: guard(exports.tick),
     stats: guard(exports.stats),
+    stack_listen: guard(exports.stack_listen),
+    stack_connect: guard(exports.stack_connect),
+    stack_udp: guard(exports.stack_udp),
+    stack_echo: guard(exports.stack_echo),
+    stack_port: guard(exports.stack_port),
+    stack_send: guard(exports.stack_send),
+    stack_receive: guard(exports.stack_receive),
+    stack_send_to: guard(exports.stack_send_to),
+    stack_receive_from: guard(exports.stack_receive_from),
+    stack_end: guard(exports.stack_end),
+    stack_release: guard(exports.stack_release),
+    stack_events: guard(exports.stack_events),
     set_kernels: guard(exports.set_kernels),
     aead_seal: guard(exports.aead_seal),
     aead_open: guard(exports.aead_open),

@@ -6,6 +6,7 @@ use crate::counters::COUNT;
 use crate::device::{Device, Kind, PeerSettings, Refused};
 use crate::endpoint::Endpoint;
 use crate::ip::{v4, v6, Address};
+use crate::stack::NEVER;
 use crate::work::Source;
 use core::ptr::addr_of_mut;
 use ring::choice::{set_kernels as set_kernels_to, Kernels};
@@ -24,12 +25,12 @@ const DUPLICATE: i32 = -2;
 const BAD_KEY: i32 = -3;
 
 static mut DEVICE: Option<Device> = None;
-/// Counts of the last call: sends, device writes, locals, more, handshakes.
-static mut RESULT: [u32; 5] = [0; 5];
+/// Of the last call: sends, device writes, locals, more, handshakes, events, milliseconds until the stack wants `drain`.
+static mut RESULT: [u32; 7] = [0; 7];
 static mut LAYOUT: [u32; 16] = [0; 16];
 
 /// The device; every export but `init` is a no-op before `init`.
-fn device() -> Option<&'static mut Device> {
+pub fn device() -> Option<&'static mut Device> {
     // SAFETY: one thread, and no export calls another, so this is the only reference.
     unsafe { (*addr_of_mut!(DEVICE)).as_mut() }
 }
@@ -38,14 +39,23 @@ fn device() -> Option<&'static mut Device> {
 fn publish(device: &mut Device, more: bool) {
     let sends = device.sends.count as u32;
     let (writes, locals) = (device.merge.count as u32, device.locals.count as u32);
+    let stack = device.stack.as_deref();
+    let events = stack.map_or(0, |stack| stack.event_count as u32);
+    let wait = stack.map_or(NEVER, |stack| stack.wait_ms(device.clock.now_ms));
     // SAFETY: as in `device`.
-    unsafe { *addr_of_mut!(RESULT) = [sends, writes, locals, u32::from(more), device.handshakes] }
+    unsafe { *addr_of_mut!(RESULT) = [sends, writes, locals, u32::from(more), device.handshakes, events, wait] }
 }
 
-/// Makes the device from its private key. Answers where the layout table is.
+/// Makes the device from its private key: a member (0), a hub (1) or a member without a TUN device (2). Answers where the
+/// layout table is.
 #[no_mangle]
-pub extern "C" fn init(hub: u32, peers_max: u32, key: &[u8; 32]) -> *const u32 {
-    let made = Device::new(if hub == 1 { Kind::Hub } else { Kind::Member }, *key, peers_max as usize);
+pub extern "C" fn init(kind: u32, peers_max: u32, key: &[u8; 32]) -> *const u32 {
+    let kind = match kind {
+        1 => Kind::Hub,
+        2 => Kind::Netstack,
+        _ => Kind::Member,
+    };
+    let made = Device::new(kind, *key, peers_max as usize);
     let reads = made
         .device_reads
         .map_or([0; 3], |ring| [ring.descriptors.offset(), ring.descriptors.capacity as u32, ring.slot_bytes as u32]);
@@ -130,6 +140,10 @@ pub extern "C" fn set_gateways(count: u32, ports: u32) {
     let raw = device.control.slice(found.len() * ADDRESS_BYTES, 2 * ports as usize);
     device.gateway.udp_ports = raw.chunks_exact(2).map(|port| u16::from_le_bytes([port[0], port[1]])).collect();
     device.gateway.addresses = found.into_iter().map(|(address, _)| address).collect();
+    if let Some(mut stack) = device.stack.take() {
+        stack.set_addresses(&device.gateway.addresses);
+        device.stack = Some(stack);
+    }
 }
 
 /// Which protocols may be merged into super-packets.
@@ -192,7 +206,8 @@ pub extern "C" fn tick(now_ms: f64) {
     call(now_ms, Device::start_tick);
 }
 
-fn call(now_ms: f64, enter: impl FnOnce(&mut Device)) {
+/// One call that moves packets.
+pub fn call(now_ms: f64, enter: impl FnOnce(&mut Device)) {
     let Some(device) = device() else { return };
     device.begin(now_ms);
     enter(device);
@@ -265,9 +280,16 @@ fn bytes32(device: &Device, at: usize) -> [u8; 32] {
     all
 }
 
-fn addresses(device: &Device, at: usize, count: usize) -> Vec<(Address, u8)> {
+/// Address records of the control region.
+pub fn addresses(device: &Device, at: usize, count: usize) -> Vec<(Address, u8)> {
     let raw = device.control.slice(at, count * ADDRESS_BYTES);
     raw.chunks_exact(ADDRESS_BYTES)
         .map(|one| (if one[0] == 6 { v6(&one[4..]) } else { v4(&one[4..]) }, one[1]))
         .collect()
+}
+
+/// Where the events of the last call lie.
+#[no_mangle]
+pub extern "C" fn stack_events() -> u32 {
+    device().map_or(0, |device| device.with_stack(|stack, _| stack.events.offset()))
 }

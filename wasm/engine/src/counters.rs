@@ -43,10 +43,12 @@ pub enum Counter {
     LocalLimited,
     /// Larger than the tunnel carries, and not to be split.
     TooBig,
+    /// A SYN, from a member or while all together have too many connections to a gateway's service.
+    ConnectionsLimited,
 }
 
 /// Number of counters.
-pub const COUNT: usize = Counter::TooBig as usize + 1;
+pub const COUNT: usize = Counter::ConnectionsLimited as usize + 1;
 
 /// All counters; the host reads them in place.
 pub struct Counters(pub [u64; COUNT]);

@@ -12,6 +12,7 @@ use crate::peers::{Peer, Peers, LOCAL_TOTAL_RATE};
 use crate::routes::Routes;
 use crate::sends::Sends;
 use crate::source_limit::SourceLimit;
+use crate::stack::Stack;
 use crate::token_bucket::TokenBucket;
 use crate::tunnel::{Identity, Tunnel};
 use crate::work::Work;
@@ -39,11 +40,12 @@ const MTU_DEFAULT: usize = 1_280;
 /// Control calls: keys, addresses, prefixes.
 const CONTROL_BYTES: usize = 64 * 1024 + MARGIN;
 
-/// Where inner packets go: to a TUN device, or from peer to peer.
+/// Where inner packets go: to a TUN device, from peer to peer, or to a TCP/IP stack in here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Member,
     Hub,
+    Netstack,
 }
 
 /// Everything one instance owns.
@@ -77,6 +79,9 @@ pub struct Device {
     pub scratch: Region,
     /// Where a packet gets its padding.
     pub padded: Region,
+    /// Where the stack writes a packet.
+    pub leaving: Region,
+    pub stack: Option<Box<Stack>>,
     pub counters: Counters,
     pub work: Work,
     /// Handshakes completed in this call.
@@ -120,9 +125,12 @@ impl Device {
             staged_total: 0,
             local_total: TokenBucket::new(LOCAL_TOTAL_RATE, 0.0),
             received: InputRing::new(RECEIVED_SLOTS, RECEIVED_SLOT_BYTES),
-            device_reads: (!hub).then(|| InputRing::new(DEVICE_SLOTS, DEVICE_SLOT_BYTES)),
+            device_reads: (kind == Kind::Member).then(|| InputRing::new(DEVICE_SLOTS, DEVICE_SLOT_BYTES)),
             sends: Sends::new(SENDS_DESCRIPTORS, SENDS_BYTES),
-            merge: Merge::new(if hub { 2 } else { WRITES_DESCRIPTORS }, if hub { 0 } else { WRITES_BYTES }),
+            merge: match kind {
+                Kind::Member => Merge::new(WRITES_DESCRIPTORS, WRITES_BYTES),
+                _ => Merge::new(2, 0),
+            },
             locals: Locals {
                 descriptors: Descriptors::new(if hub { LOCALS_DESCRIPTORS } else { 1 }),
                 region: Region::new(if hub { LOCALS_BYTES } else { 0 }),
@@ -132,6 +140,8 @@ impl Device {
             control: Region::new(CONTROL_BYTES),
             scratch: Region::new(MARGIN + VNET_BYTES),
             padded: Region::new(MARGIN),
+            leaving: Region::new(if kind == Kind::Member { 0 } else { MARGIN }),
+            stack: None,
             counters: Counters([0; COUNT]),
             work: Work::new(),
             handshakes: 0,
@@ -149,6 +159,9 @@ impl Device {
         self.sends.clear();
         self.merge.clear();
         (self.locals.end, self.locals.count) = (0, 0);
+        if let Some(stack) = self.stack.as_deref_mut() {
+            stack.event_count = 0;
+        }
     }
 
     /// Handle of the new peer. Keys of small order and our own are nobody's.

@@ -27,6 +27,21 @@ impl Endpoint {
         }
     }
 
+    /// Of an address and a port.
+    pub fn new(ip: IpAddr, port: u16) -> Endpoint {
+        let head = |family: u16| u32::from(family) | u32::from(port.to_be()) << 16;
+        match ip {
+            IpAddr::V4(v4) => {
+                Endpoint { bytes: 16, words: [head(AF_INET), u32::from_le_bytes(v4.octets()), 0, 0, 0, 0, 0] }
+            }
+            IpAddr::V6(v6) => {
+                let raw = v6.octets();
+                let word = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+                Endpoint { bytes: 28, words: [head(AF_INET6), 0, word(0), word(4), word(8), word(12), 0] }
+            }
+        }
+    }
+
     /// The source the host wrote into a descriptor.
     pub fn of(descriptor: &Descriptor) -> Option<Endpoint> {
         Endpoint::from_words(descriptor.address_bytes, &descriptor.address)

@@ -3,7 +3,7 @@
 use crate::checksum::{finish, replace, sum};
 use crate::counters::Counter;
 use crate::device::Device;
-use crate::ip::{source_routed, Address, Ip, ICMP, ICMP6, UDP};
+use crate::ip::{source_routed, Address, Ip, ICMP, ICMP6, TCP, UDP};
 use crate::memory::Descriptor;
 use crate::mss::clamp;
 use crate::peers::{LOCAL_RATE, LOCAL_TOTAL_RATE};
@@ -70,6 +70,8 @@ impl Device {
             answer_echo(packet, &ip);
             self.counters.add(Counter::EchoAnswered);
             self.seal(from, packet, arrived);
+        } else if !ip.fragment && self.is_served_tcp(packet, &ip) {
+            self.with_stack(|stack, device| stack.receive(device, from, packet, &ip));
         } else if !ip.fragment && self.is_served_udp(packet, &ip) {
             if self.may_deliver(from) {
                 self.deliver(from, packet);
@@ -88,9 +90,13 @@ impl Device {
         own && self.local_total.take(LOCAL_TOTAL_RATE, now_ms)
     }
 
+    fn is_served_tcp(&self, packet: &[u8], ip: &Ip) -> bool {
+        let Some(stack) = self.stack.as_deref().filter(|_| ip.protocol == TCP) else { return false };
+        port_of(packet, ip).is_some_and(|port| stack.listening.contains(&port))
+    }
+
     fn is_served_udp(&self, packet: &[u8], ip: &Ip) -> bool {
-        let Some([_, _, high, low, ..]) = packet.get(ip.header..ip.header + 8) else { return false };
-        ip.protocol == UDP && self.gateway.udp_ports.contains(&u16::from_be_bytes([*high, *low]))
+        ip.protocol == UDP && port_of(packet, ip).is_some_and(|port| self.gateway.udp_ports.contains(&port))
     }
 
     /// Copies a packet to the host's output; `has_room()` holds.
@@ -113,6 +119,12 @@ impl Device {
             None => self.counters.add(Counter::NoRoute),
         }
     }
+}
+
+/// The destination port of UDP or TCP.
+fn port_of(packet: &[u8], ip: &Ip) -> Option<u16> {
+    let ports = packet.get(ip.header..ip.header + 8)?;
+    Some(u16::from_be_bytes([ports[2], ports[3]]))
 }
 
 /// Decrements TTL or hop limit; false when it is used up.

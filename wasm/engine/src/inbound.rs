@@ -53,7 +53,7 @@ impl Device {
         }
         let space = match self.kind {
             Kind::Member => self.merge.space(data.len() - TRANSPORT_MIN),
-            Kind::Hub => self.scratch.slice(0, self.scratch.len),
+            _ => self.scratch.slice(0, self.scratch.len),
         };
         let opened = opened(tunnel.decapsulate(None, data, space));
         match opened {
@@ -83,6 +83,7 @@ impl Device {
                 clamp(&mut opened[..ip.total], &ip, self.limit);
                 return self.merge.commit(at, ip);
             }
+            Some(ip) if self.kind == Kind::Netstack => return self.to_stack(at, ip, &opened[..ip.total]),
             Some(ip) => return self.forward(at, ip, opened),
         };
         self.counters.add(dropped);

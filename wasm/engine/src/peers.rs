@@ -19,6 +19,9 @@ pub const LOCAL_TOTAL_RATE: Rate = Rate { per_second: 4_096.0, burst: 2_048.0 };
 /// Ours: unanswered initiations after which a roamed endpoint gives way to the configured one.
 const ROAMED_ATTEMPTS: u32 = 2;
 
+/// The handle of no peer.
+pub const NOBODY: u32 = u32::MAX;
+
 /// One peer: boringtun's tunnel and what the device keeps beside it.
 pub struct Peer {
     pub tunnel: Tunnel,

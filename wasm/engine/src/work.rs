@@ -1,7 +1,7 @@
 //! Works through one burst; stops when the outputs are full and goes on with the next `drain`.
 
 use crate::counters::Counter;
-use crate::device::Device;
+use crate::device::{Device, Kind};
 use crate::endpoint::Endpoint;
 use crate::memory::MARGIN;
 use std::collections::VecDeque;
@@ -69,16 +69,12 @@ impl Device {
     /// Room for one more unit of any kind.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.sends.has_room(MARGIN, UNIT_RUNS) && self.merge.has_room() && (self.locals.has_room() || self.is_member())
-    }
-
-    fn is_member(&self) -> bool {
-        self.device_reads.is_some()
+        self.sends.has_room(MARGIN, UNIT_RUNS) && self.merge.has_room() && (self.locals.has_room() || self.kind != Kind::Hub)
     }
 
     /// Runs until nothing is left or the outputs are full; true when something is left.
     pub fn run(&mut self) -> bool {
-        let done = self.run_input() && self.run_flushes() && self.run_tick();
+        let done = self.run_input() && self.run_flushes() && self.run_tick() && self.run_stack();
         self.merge.finish();
         !done
     }

@@ -1,0 +1,253 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { TcpStream } from '../../src/tunnel/netstack.ts'
+import { openRootlessTunnel, type RootlessTunnel } from '../../src/tunnel/rootless.ts'
+import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/engine.ts'
+
+/* Two tunnels without a device, each with its thread and its socket on the loopback. No root. */
+
+const onLinux = process.platform === 'linux'
+const addresses = [
+  ['10.0.0.1', 'fd00::1'],
+  ['10.0.0.2', 'fd00::2'],
+] as const
+const families = [
+  ['IPv4', '10.0.0.2'],
+  ['IPv6', 'fd00::2'],
+] as const
+const never = new AbortController().signal
+
+let alice: RootlessTunnel
+let bob: RootlessTunnel
+
+async function openPair(mtuBytes = 1_420): Promise<[RootlessTunnel, RootlessTunnel]> {
+  const keys = [generatePrivateKey(), generatePrivateKey()] as const
+  const open = (i: 0 | 1) =>
+    openRootlessTunnel({ privateKey: keys[i], listenPort: 0, mtuBytes, addresses: addresses[i], peers: [] })
+  const pair = [await open(0), await open(1)] as const
+  for (const [i, other] of [
+    [0, 1],
+    [1, 0],
+  ] as const) {
+    await pair[i].setPeer({
+      publicKey: publicKeyOf(keys[other]),
+      keepaliveSeconds: 0,
+      endpoint: { address: '127.0.0.1', port: pair[other].listenPort },
+      allowedPrefixes: addresses[other],
+    })
+  }
+  return [...pair]
+}
+
+/** Bytes that tell where they belong. */
+function pattern(count: number): Buffer {
+  return Buffer.from(Uint8Array.from({ length: count }, (_, i) => (i * 31 + (i >> 8)) & 0xff))
+}
+
+/** Unlike an iteration, this leaves the other half of the stream alone. */
+async function readAll(stream: TcpStream): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  stream.on('data', (chunk) => chunks.push(chunk)).resume()
+  await once(stream, 'end')
+  return Buffer.concat(chunks)
+}
+
+/** The next connection to a port of bob. */
+function accepting(port: number): Promise<TcpStream> {
+  return new Promise((resolve) => {
+    const listener = bob.net.listen(port, (stream) => {
+      listener.close()
+      resolve(stream)
+    })
+  })
+}
+
+async function connected(to: string, port = 80): Promise<[TcpStream, TcpStream]> {
+  const accepted = accepting(port)
+  const stream = await alice.net.connect({ address: to, port })
+  const other = await accepted
+  for (const end of [stream, other]) end.on('error', () => {})
+  return [stream, other]
+}
+
+describe.skipIf(!onLinux)(`a tunnel without a device${onLinux ? '' : ': skipped, needs Linux'}`, () => {
+  beforeEach(async () => {
+    ;[alice, bob] = await openPair()
+  })
+  afterEach(async () => {
+    await alice.close()
+    await bob.close()
+  })
+
+  describe.each(families)('over %s', (_family, to) => {
+    test('carries a connection both ways, and each end knows the other', async () => {
+      const [stream, other] = await connected(to, 8_080)
+      expect([stream.remoteAddress, stream.remotePort, other.localPort]).toEqual([to, 8_080, 8_080])
+      expect(addresses[0]).toContain(other.remoteAddress)
+      stream.write('ping')
+      expect(String((await once(other, 'data'))[0])).toBe('ping')
+      other.write('pong')
+      expect(String((await once(stream, 'data'))[0])).toBe('pong')
+    })
+
+    test('carries a large transfer whole, in both directions at once', async () => {
+      const [stream, other] = await connected(to)
+      const [there, back] = [pattern(3_000_000), pattern(2_000_001)]
+      stream.end(there)
+      other.end(back)
+      const [arrived, returned] = await Promise.all([readAll(other), readAll(stream)])
+      expect(arrived.equals(there)).toBe(true)
+      expect(returned.equals(back)).toBe(true)
+    })
+
+    test('an end that has said all still hears the other', async () => {
+      const [stream, other] = await connected(to)
+      stream.end('question')
+      expect(String(await readAll(other))).toBe('question')
+      other.write('a long ')
+      other.end('answer')
+      expect(String(await readAll(stream))).toBe('a long answer')
+      await Promise.all([stream, other].map((end) => end.closed || once(end, 'close')))
+    })
+
+    test('a port that nobody listens to is UNREACHABLE at once', async () => {
+      const refused = alice.net.connect({ address: to, port: 81 })
+      await expect(refused).rejects.toMatchObject({ code: 'UNREACHABLE', message: `${to} port 81 refuses connections` })
+    })
+
+    test('a connection that one end breaks off is LOST for the other', async () => {
+      const [stream, other] = await connected(to)
+      const lost = once(stream, 'error')
+      other.destroy()
+      expect((await lost)[0]).toMatchObject({ code: 'LOST', message: expect.stringContaining('broken off') })
+    })
+
+    test('datagrams go both ways, up to what fits into a packet', async () => {
+      const received: string[] = []
+      const server = await bob.net.openUdp(53, (payload, from) => {
+        received.push(`${payload.length} of ${from.address}`)
+        server.send(payload, from)
+      })
+      const echoed: Uint8Array[] = []
+      const client = await alice.net.openUdp(0, (payload) => echoed.push(payload))
+      const most = to.includes(':') ? 1_420 - 48 : 1_420 - 28
+      const sizes = [0, 1, 512, most]
+      for (const size of sizes) client.send(pattern(size), { address: to, port: 53 })
+      await expect.poll(() => echoed.length).toBe(sizes.length)
+      expect(echoed.map(Buffer.from)).toEqual(sizes.map(pattern))
+      expect(received).toEqual(sizes.map((size) => `${size} of ${to.includes(':') ? 'fd00::1' : '10.0.0.1'}`))
+      expect(() => client.send(pattern(most + 1), { address: to, port: 53 })).toThrow(
+        expect.objectContaining({ code: 'USAGE', next: `send at most ${most}` }),
+      )
+    })
+
+    test('answers pings', async () => {
+      expect(await alice.net.ping(to, never)).toBeGreaterThan(0)
+      await Promise.all(Array.from({ length: 20 }, () => alice.net.ping(to, never)))
+    })
+  })
+
+  test('a reader that does not read stops the writer, and what was written arrives when it does', async () => {
+    const [stream, other] = await connected('10.0.0.2')
+    other.pause()
+    const whole = pattern(8_000_000)
+    let written = 0
+    const step = 65_536
+    const write = () => {
+      for (; written < whole.length; written += step) {
+        if (!stream.write(whole.subarray(written, written + step))) {
+          written += step
+          return void stream.once('drain', write)
+        }
+      }
+      stream.end()
+    }
+    write()
+    await sleep(300)
+    // What both threads, both stacks and both streams hold together.
+    expect(written).toBeLessThan(1_500_000)
+    expect((await readAll(other)).equals(whole)).toBe(true)
+  })
+
+  test('many connections at once each get their own bytes', async () => {
+    bob.net.listen(7, (stream) => stream.pipe(stream))
+    const answers = Array.from({ length: 60 }, async (_, i) => {
+      const stream = await alice.net.connect({ address: '10.0.0.2', port: 7 })
+      const sent = pattern(10_000 + i)
+      stream.end(sent)
+      return (await readAll(stream)).equals(sent)
+    })
+    expect(await Promise.all(answers)).toEqual(Array(60).fill(true))
+    // They left nothing behind: as many again.
+    for (let i = 0; i < 3; i++) {
+      const stream = await alice.net.connect({ address: '10.0.0.2', port: 7 })
+      stream.end('x')
+      expect(String(await readAll(stream))).toBe('x')
+    }
+  })
+
+  test('an attempt that is given up ends with the reason, and its socket is free again', async () => {
+    const { publicKey } = { publicKey: publicKeyOf(generatePrivateKey()) }
+    await alice.setPeer({
+      publicKey,
+      keepaliveSeconds: 0,
+      endpoint: { address: '127.0.0.1', port: 9 },
+      allowedPrefixes: ['10.0.0.9'],
+    })
+    for (let i = 0; i < 200; i++) {
+      const attempt = alice.net.connect({ address: '10.0.0.9', port: 80 }, AbortSignal.timeout(5))
+      await expect(attempt).rejects.toMatchObject({ name: 'TimeoutError' })
+    }
+    const [stream] = await connected('10.0.0.2')
+    expect(stream.destroyed).toBe(false)
+  })
+
+  test.each([
+    ['an address of a family that the tunnel has not', { address: '203.0.113.1', port: 80 }],
+    ['a port that is none', { address: '10.0.0.2', port: 0 }],
+    ['an address of many', { address: '224.0.0.1', port: 80 }],
+  ])('%s is UNREACHABLE', async (_name, to) => {
+    const keys = generatePrivateKey()
+    const six = await openRootlessTunnel({
+      privateKey: keys,
+      listenPort: 0,
+      mtuBytes: 1_420,
+      addresses: ['fd00::3'],
+      peers: [],
+    })
+    await expect(six.net.connect(to)).rejects.toMatchObject({ code: 'UNREACHABLE' })
+    await six.close()
+  })
+
+  test('a taken port is CONFLICT, for connections and for datagrams', async () => {
+    bob.net.listen(80, () => {})
+    expect(() => bob.net.listen(80, () => {})).toThrow(expect.objectContaining({ code: 'CONFLICT' }))
+    await bob.net.openUdp(80, () => {})
+    await expect(bob.net.openUdp(80, () => {})).rejects.toMatchObject({ code: 'CONFLICT' })
+  })
+
+  test('a port that is not listened to any more refuses; what is connected stays', async () => {
+    const [stream, other] = await connected('10.0.0.2')
+    const again = () =>
+      alice.net.connect({ address: '10.0.0.2', port: 80 }).then(
+        (late) => void late.on('error', () => {}),
+        ({ code }) => code,
+      )
+    await expect.poll(again).toBe('UNREACHABLE')
+    stream.write('still here')
+    expect(String((await once(other, 'data'))[0])).toBe('still here')
+  })
+
+  test('when the tunnel is closed, its streams and sockets end, and no new one opens', async () => {
+    const [stream] = await connected('10.0.0.2')
+    const ended = once(stream, 'error')
+    const waiting = alice.net.ping('10.0.0.77', never)
+    const refused = expect(waiting).rejects.toMatchObject({ code: 'NOT_READY' })
+    await alice.close()
+    expect((await ended)[0]).toMatchObject({ code: 'NOT_READY' })
+    await refused
+    await expect(alice.net.connect({ address: '10.0.0.2', port: 80 })).rejects.toMatchObject({ code: 'NOT_READY' })
+    expect(() => alice.net.listen(80, () => {})).toThrow(expect.objectContaining({ code: 'NOT_READY' }))
+  })
+})
