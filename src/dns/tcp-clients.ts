@@ -1,4 +1,5 @@
 import type { Server, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { Peer } from './resolver.ts'
 import { framed } from './tcp-ask.ts'
 import { read16 } from './wire.ts'
@@ -8,7 +9,7 @@ const connectionsMax = 64
 /** Ours: questions of one connection in flight; reading stops until one is answered. */
 const openQueriesMax = 16
 /** Ours: a connection that says nothing is closed. [RFC 7766 6.2.3] */
-const idleMs = 10_000
+export const idleMs = 10_000
 /** Ours: answers a client has not taken; beyond it no further question is read until it takes them. */
 const untakenMaxBytes = 256 * 1024
 /** Ours: no question is longer. */
@@ -27,27 +28,35 @@ export function serveTcp(
     clients.add(socket)
     socket.on('close', () => clients.delete(socket))
     socket.unref()
-    new TcpClient(socket, onQuery)
+    socket.setNoDelay(true)
+    socket.setTimeout(idleMs, () => socket.destroy())
+    serveStream(socket, onQuery)
   })
   return clients
+}
+
+/** Serves DNS over one connection; how long it may be idle is the caller's to say. */
+export function serveStream(
+  stream: Duplex & { readonly remotePort?: number | undefined },
+  onQuery: (message: Uint8Array, peer: Peer) => void,
+): void {
+  new TcpClient(stream, onQuery)
 }
 
 class TcpClient implements Peer {
   readonly overTcp = true
   readonly port: number
-  readonly #socket: Socket
+  readonly #socket: Duplex
   readonly #onQuery: (message: Uint8Array, peer: Peer) => void
   #received = Buffer.alloc(0)
   #open = 0
   #ended = false
   #reading = false
 
-  constructor(socket: Socket, onQuery: (message: Uint8Array, peer: Peer) => void) {
+  constructor(socket: Parameters<typeof serveStream>[0], onQuery: (message: Uint8Array, peer: Peer) => void) {
     this.#socket = socket
     this.#onQuery = onQuery
     this.port = socket.remotePort ?? 0
-    socket.setNoDelay(true)
-    socket.setTimeout(idleMs, () => socket.destroy())
     socket.on('error', () => socket.destroy())
     socket.on('drain', () => this.#goOn())
     socket.on('data', (chunk) => {

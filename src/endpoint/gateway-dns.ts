@@ -15,7 +15,6 @@ import {
   type WireRecord,
 } from '../dns/message.ts'
 import { labelsOfKey } from '../dns/name.ts'
-import { buildUdp, parseUdp } from '../tunnel/ip-packet.ts'
 import { gatewayLabel, lookUp, type ZoneEntry, type ZoneSource } from './zone.ts'
 
 /** [RFC 1035 4.2] The port of name servers. */
@@ -27,27 +26,10 @@ const addressTtlSeconds = 30
 const negativeTtlSeconds = 5
 
 /**
- * Answers a raw IP packet that is a DNS query to a gateway with the raw IP packet to send back; undefined for anything
- * else. Pure and total: no input makes it throw.
+ * Answers one DNS message of a client with authority for the vL3's zones; undefined for what needs no answer. Pure and total:
+ * no input makes it throw. `limitBytes`: by default what the client takes over UDP.
  */
-export function answerPacket(source: ZoneSource, packet: Uint8Array): Uint8Array | undefined {
-  const datagram = parseUdp(packet)
-  if (!datagram || datagram.destinationPort !== dnsPort) return undefined
-  const { destination } = datagram
-  const isOurs = source.gateways.some(({ family, bits }) => family === destination.family && bits === destination.bits)
-  const payload = isOurs ? answerQuery(source, datagram.payload) : undefined
-  if (!payload) return undefined
-  return buildUdp({
-    source: destination,
-    sourcePort: dnsPort,
-    destination: datagram.source,
-    destinationPort: datagram.sourcePort,
-    payload,
-  })
-}
-
-/** Answers one DNS message of a client with authority for the vL3's zones; undefined for what needs no answer. */
-export function answerQuery(source: ZoneSource, message: Uint8Array): Uint8Array | undefined {
+export function answerQuery(source: ZoneSource, message: Uint8Array, limitBytes?: number): Uint8Array | undefined {
   const query = parseQuery(message)
   if (query.kind === 'dropped') return undefined
   if (query.kind === 'rejected') return query.reply
@@ -60,6 +42,7 @@ export function answerQuery(source: ZoneSource, message: Uint8Array): Uint8Array
     records,
     authority: records.length > 0 ? [] : [startOfAuthority(source, entry.zone)],
     authoritative: true,
+    ...(limitBytes === undefined ? {} : { limitBytes }),
   })
 }
 

@@ -1,3 +1,5 @@
+import { addressBytes, type IpAddress } from '../base/ip.ts'
+
 /** Ours: questions of one member in a second; a busy resolver asks a tenth of it, and ten such members cost one core. */
 export const queriesPerSecondMax = 500
 
@@ -13,11 +15,19 @@ export class QueryRate {
 
   /** True when the sender of this raw IP packet may ask once more; `nowMs` is monotonic. */
   allows(packet: Uint8Array, nowMs: number): boolean {
+    return this.#allows(sourceOf(packet), nowMs)
+  }
+
+  /** As `allows`, for a question that came another way. */
+  allowsFrom(source: IpAddress, nowMs: number): boolean {
+    return this.#allows(Buffer.from(addressBytes(source)).toString('latin1'), nowMs)
+  }
+
+  #allows(source: string, nowMs: number): boolean {
     if (nowMs - this.#startedMs >= windowMs) {
       this.#counts.clear()
       this.#startedMs = nowMs
     }
-    const source = sourceOf(packet)
     const count = (this.#counts.get(source) ?? 0) + 1
     this.#counts.set(source, count)
     return count <= queriesPerSecondMax

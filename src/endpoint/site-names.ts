@@ -3,7 +3,7 @@ import type { Clock } from '../base/clock.ts'
 import { formatAddress, type IpAddress, parseAddress } from '../base/ip.ts'
 import { buildAnswer, parseQuery, responseCode } from '../dns/message.ts'
 import { buildUdp, parseUdp, type UdpDatagram } from '../tunnel/ip-packet.ts'
-import { answerPacket, dnsPort } from './gateway-dns.ts'
+import { answerQuery, dnsPort } from './gateway-dns.ts'
 import type { Presence } from './site-watch.ts'
 import type { ZoneSource } from './zone.ts'
 
@@ -36,8 +36,19 @@ const answerTimeoutMs = 1_500
 /** Ours: questions under way; beyond, the others wait for their own retry. */
 const pendingMax = 4_096
 
+/** A question of a member, whichever way it came. */
+export interface Question {
+  readonly source: IpAddress
+  /** Of the gateway. */
+  readonly destination: IpAddress
+  readonly message: Uint8Array
+  /** Of the reply; by default what the client takes over UDP. */
+  readonly limitBytes?: number
+  readonly reply: (message: Uint8Array) => void
+}
+
 interface Asked {
-  readonly datagram: UdpDatagram
+  readonly question: Question
   readonly negative: Uint8Array
   /** `server id` of the sites that have not answered. */
   readonly open: Set<string>
@@ -59,11 +70,25 @@ export class SiteNames {
     this.#parts = parts
   }
 
-  /** Takes a raw IP packet to the gateway, a question or another site's answer. */
+  /** Takes a raw IP packet to the gateway, a question or another site's answer; anything else is passed over. */
   take(packet: Uint8Array): void {
+    const { port, zone, send } = this.#parts
     const datagram = parseUdp(packet)
-    if (datagram?.destinationPort === this.#parts.port) this.#onAnswer(datagram)
-    else this.#onQuestion(packet, datagram)
+    if (!datagram) return
+    const { source, sourcePort, destination, destinationPort, payload: message } = datagram
+    if (destinationPort === port) return void this.#onAnswer(datagram)
+    const isOurs = zone.gateways.some(({ family, bits }) => family === destination.family && bits === destination.bits)
+    if (!isOurs || destinationPort !== dnsPort) return
+    const back = { source: destination, sourcePort: dnsPort, destination: source, destinationPort: sourcePort }
+    this.answer({ source, destination, message, reply: (payload) => send(buildUdp({ ...back, payload })) })
+  }
+
+  /** Answers a question, or does not when it is none. */
+  answer(question: Question): void {
+    const reply = answerQuery(this.#parts.zone, question.message, question.limitBytes)
+    if (!reply) return
+    if (this.#isAsked(question, reply)) this.#askOthers(question, reply)
+    else question.reply(reply)
   }
 
   /** True when the packet comes from another site's name server. */
@@ -78,44 +103,35 @@ export class SiteNames {
     this.#asked.clear()
   }
 
-  #isOther({ source }: UdpDatagram): boolean {
+  #isOther({ source }: Pick<Question, 'source'>): boolean {
     const text = formatAddress(source)
     return this.#parts.others().some(({ nameServers }) => nameServers.includes(text))
   }
 
-  #onQuestion(packet: Uint8Array, datagram: UdpDatagram | undefined): void {
-    const { zone, send } = this.#parts
-    const reply = answerPacket(zone, packet)
-    if (!reply) return
-    if (datagram && this.#isAsked(datagram, reply)) this.#askOthers(datagram, reply)
-    else send(reply)
-  }
-
   /** Not for a name that is known here, not for another site, and not when too much is asked. */
-  #isAsked(datagram: UdpDatagram, reply: Uint8Array): boolean {
-    const answered = parseUdp(reply)
-    if (!answered || codeOf(answered.payload) !== responseCode.nameError || this.#isOther(datagram)) return false
+  #isAsked(question: Question, reply: Uint8Array): boolean {
+    if (codeOf(reply) !== responseCode.nameError || this.#isOther(question)) return false
     return this.#asked.size + this.#parts.others().length <= pendingMax
   }
 
-  #askOthers(datagram: UdpDatagram, negative: Uint8Array): void {
+  #askOthers(question: Question, negative: Uint8Array): void {
     const sites = this.#parts.others()
     const live = sites.filter(({ presence }) => presence === 'live')
-    const servers = live.flatMap((site) => serverFor(site, datagram.destination))
-    this.#ask(datagram, servers, { negative, failed: sites.some(({ presence }) => presence === 'silent') })
+    const servers = live.flatMap((site) => serverFor(site, question.destination))
+    this.#ask(question, servers, { negative, failed: sites.some(({ presence }) => presence === 'silent') })
   }
 
-  #ask(datagram: UdpDatagram, servers: readonly IpAddress[], reply: Pick<Asked, 'negative' | 'failed'>): void {
+  #ask(question: Question, servers: readonly IpAddress[], reply: Pick<Asked, 'negative' | 'failed'>): void {
     const { clock, send, port, zone } = this.#parts
     const cancel = clock.after(answerTimeoutMs, () => this.#fail(asked))
-    const asked: Asked = { datagram, ...reply, open: new Set(), cancel }
+    const asked: Asked = { question, ...reply, open: new Set(), cancel }
     const questions = servers.flatMap((server) => {
       const source = zone.gateways.find(({ family }) => family === server.family)
       if (!source) return []
       const id = this.#newId(server)
       asked.open.add(keyOf(server, id))
       this.#asked.set(keyOf(server, id), asked)
-      const payload = withId(datagram.payload, id)
+      const payload = withId(question.message, id)
       return [buildUdp({ source, sourcePort: port, destination: server, destinationPort: dnsPort, payload })]
     })
     if (questions.length === 0) this.#conclude(asked)
@@ -127,37 +143,31 @@ export class SiteNames {
     if (answer.sourcePort !== dnsPort || payload.length < headerBytes || ((payload[2] ?? 0) & responseBit) === 0) return
     const key = keyOf(answer.source, idOf(payload))
     const asked = this.#asked.get(key)
-    if (!asked || !isSameQuestion(asked.datagram.payload, payload)) return
+    if (!asked || !isSameQuestion(asked.question.message, payload)) return
     this.#asked.delete(key)
     asked.open.delete(key)
     const code = codeOf(payload)
     if (code !== responseCode.noError && code !== responseCode.nameError) asked.failed = true
-    if (code === responseCode.noError) this.#finish(asked, withId(payload, idOf(asked.datagram.payload)))
+    if (code === responseCode.noError) this.#finish(asked, withId(payload, idOf(asked.question.message)))
     else if (asked.open.size === 0) this.#conclude(asked)
   }
 
   /** Nobody is left who could know the name. */
   #conclude(asked: Asked): void {
     if (asked.failed) this.#fail(asked)
-    else this.#end(asked, asked.negative)
+    else this.#finish(asked, asked.negative)
   }
 
   #fail(asked: Asked): void {
-    const query = parseQuery(asked.datagram.payload)
+    const query = parseQuery(asked.question.message)
     const { serverFailure: rcode } = responseCode
     if (query.kind !== 'query') this.#close(asked)
     else this.#finish(asked, buildAnswer({ query, rcode, records: [], authoritative: false }))
   }
 
-  #finish(asked: Asked, payload: Uint8Array): void {
-    const { source, sourcePort, destination, destinationPort } = asked.datagram
-    const addresses = { source: destination, sourcePort: destinationPort, destination: source }
-    this.#end(asked, buildUdp({ ...addresses, destinationPort: sourcePort, payload }))
-  }
-
-  #end(asked: Asked, packet: Uint8Array): void {
+  #finish(asked: Asked, message: Uint8Array): void {
     this.#close(asked)
-    this.#parts.send(packet)
+    asked.question.reply(message)
   }
 
   #close(asked: Asked): void {

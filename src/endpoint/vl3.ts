@@ -19,6 +19,7 @@ import { AddressPlan } from './addresses.ts'
 import { type Asking, decideMember, notAdmitted, refusedMember } from './admission.ts'
 import { buildAnswer, type SharedContext, sharedContext } from './answer.ts'
 import { dnsPort } from './gateway-dns.ts'
+import { serveGatewayTcp } from './gateway-tcp.ts'
 import { createLeases, type Leases } from './leases.ts'
 import { type Member, Members } from './members.ts'
 import { type Offer, readOffer } from './offer.ts'
@@ -301,6 +302,7 @@ async function openHubOf(
       if (names.isOther(packet) || rate.allows(packet, clock.monotonicMs())) names.take(packet)
     },
   })
+  serveGatewayTcp(hub, { names, rate, gateways: plan.gateways, clock })
   links = new SiteLinks({ hub, plan, mayHold: settings.mayHold ?? (() => true), clock, log })
   return { hub, links }
 }

@@ -1,4 +1,6 @@
+import { systemClock } from '../base/clock.ts'
 import type { NsmError } from '../base/errors.ts'
+import { createNetstack, type Netstack } from './netstack.ts'
 import { startPacketWorker } from './packet-worker.ts'
 import { loadPlatform } from './tun/open.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
@@ -25,6 +27,8 @@ export interface Hub {
   /** Adds a peer or changes endpoint, prefixes and keepalive of one; its keys stay. */
   setPeer(peer: PeerSettings): Promise<void>
   removePeer(publicKey: Uint8Array): Promise<void>
+  /** Takes TCP connections to a port of the gateways; `CONFLICT` when it is taken. */
+  readonly listenTcp: Netstack['listen']
   /** Sends a raw IP packet of the hub's own to the member it is for; lost when there is none. */
   sendLocal(packet: Uint8Array): void
   setGateways(gateways: readonly string[]): Promise<void>
@@ -34,6 +38,9 @@ export interface Hub {
   /** Ends everything; idempotent. */
   close(): Promise<void>
 }
+
+/** [RFC 8200 5] Of the hub's own packets: what every link carries. */
+const ownMtuBytes = 1_280
 
 /** Opens a hub; throws `CONFLICT` when the UDP port is taken. */
 export async function openHub(config: HubConfig, signal?: AbortSignal): Promise<Hub> {
@@ -48,6 +55,7 @@ export async function openHub(config: HubConfig, signal?: AbortSignal): Promise<
     },
   )
   const { control } = worker
+  const net = createNetstack({ control, mtuBytes: ownMtuBytes, clock: systemClock })
   const setGateways = async (gateways: readonly string[]) =>
     void (await control.ask({ kind: 'setGateways', gateways, localUdpPorts }))
   let open = true
@@ -65,6 +73,7 @@ export async function openHub(config: HubConfig, signal?: AbortSignal): Promise<
     failed: control.failed,
     setPeer: async (peer) => void (await control.ask({ kind: 'setPeer', peer })),
     removePeer: async (publicKey) => void (await control.ask({ kind: 'removePeer', publicKey })),
+    listenTcp: (port, onConnection) => net.listen(port, onConnection),
     sendLocal: (packet) => control.tell({ kind: 'sendLocal', packet }),
     setGateways,
     stats: async () => (await control.ask({ kind: 'stats' })) ?? { peers: [], counters: {} },

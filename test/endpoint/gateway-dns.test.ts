@@ -2,9 +2,11 @@ import dnsPacket from 'dns-packet'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { firstAddress, parseAddress, parsePrefix } from '../../src/base/ip.ts'
-import { answerPacket, answerQuery } from '../../src/endpoint/gateway-dns.ts'
+import { answerQuery } from '../../src/endpoint/gateway-dns.ts'
+import { SiteNames } from '../../src/endpoint/site-names.ts'
 import type { ZoneSource } from '../../src/endpoint/zone.ts'
 import { buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
+import { createFakeClock } from '../support/fake-clock.ts'
 
 const prefixes = ['10.64.0.0/16', '10.80.16.0/20', '10.90.0.0/30', 'fd00:64::/64'].map(parsePrefix)
 const many = Array.from({ length: 60 }, (_, i) => `10.64.9.${i}`)
@@ -168,7 +170,15 @@ describe('vL3 name server', () => {
   })
 })
 
-describe('answerPacket', () => {
+/** What a gateway without other sites answers to a raw IP packet. */
+function answerPacket(zone: ZoneSource, packet: Uint8Array): Uint8Array | undefined {
+  const sent: Uint8Array[] = []
+  const send = (reply: Uint8Array) => void sent.push(reply)
+  new SiteNames({ zone, others: () => [], port: 1, send, clock: createFakeClock() }).take(packet)
+  return sent[0]
+}
+
+describe('the gateway', () => {
   const query = dnsPacket.encode({ type: 'query', id: 7, questions: [{ name: 'web.blue.nsm.internal', type: 'A' }] })
   const packet = (wish: Partial<Parameters<typeof buildUdp>[0]> = {}) =>
     buildUdp({

@@ -1,11 +1,11 @@
 import dnsPacket from 'dns-packet'
 import { describe, expect, test } from 'vitest'
 import { parseAddress, parsePrefix } from '../../src/base/ip.ts'
-import { answerPacket } from '../../src/endpoint/gateway-dns.ts'
+import { answerQuery } from '../../src/endpoint/gateway-dns.ts'
 import { SiteNames } from '../../src/endpoint/site-names.ts'
 import type { Presence } from '../../src/endpoint/site-watch.ts'
 import type { ZoneSource } from '../../src/endpoint/zone.ts'
-import { buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
+import { buildUdp, parseUdp, type UdpDatagram } from '../../src/tunnel/ip-packet.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
 const answersPort = 30_000
@@ -43,13 +43,18 @@ function open(silent: readonly string[] = [], known: Known = { '10.64.1.0': 'liv
     send(packet) {
       const datagram = parseUdp(packet)
       const to = datagram && [...Object.keys(zones)].find((gateway) => same(datagram.destination, gateway))
-      if (to === undefined) return void sent.push(packet)
+      if (!datagram || to === undefined) return void sent.push(packet)
       asked.push(to)
-      const reply = silent.includes(to) ? undefined : answerPacket(zones[to] as ZoneSource, packet)
-      if (reply) names.take(reply)
+      const payload = silent.includes(to) ? undefined : answerQuery(zones[to] as ZoneSource, datagram.payload)
+      if (payload) names.take(buildUdp({ ...swapped(datagram), payload }))
     },
   })
   return { clock, names, sent, asked }
+}
+
+/** The way back. */
+function swapped({ source, sourcePort, destination, destinationPort }: UdpDatagram) {
+  return { source: destination, sourcePort: destinationPort, destination: source, destinationPort: sourcePort }
 }
 
 function same(address: { readonly bits: bigint }, text: string): boolean {

@@ -117,6 +117,7 @@ const defaults: ProgramConfig = {
   listenPort: 0,
   peers: [],
   gateways: [],
+  names: {},
   interfaceName: 'nsm0',
   addresses: [],
   routes: [],

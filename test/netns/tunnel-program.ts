@@ -1,6 +1,11 @@
 import { flushCompileCache } from 'node:module'
 import { createInterface } from 'node:readline'
+import { systemClock } from '../../src/base/clock.ts'
+import { parseAddress, prefixOf } from '../../src/base/ip.ts'
 import { createLog } from '../../src/base/log.ts'
+import { serveGatewayTcp } from '../../src/endpoint/gateway-tcp.ts'
+import { QueryRate } from '../../src/endpoint/query-rate.ts'
+import { SiteNames } from '../../src/endpoint/site-names.ts'
 import { openHub } from '../../src/tunnel/hub.ts'
 import { configureInterface } from '../../src/tunnel/tun/host.ts'
 import { openTunnel, type PeerConfig, type TunnelStats } from '../../src/tunnel/tunnels.ts'
@@ -17,6 +22,8 @@ export interface ProgramConfig {
   readonly listenPort: number
   readonly peers: readonly PeerText[]
   readonly gateways: readonly string[]
+  /** Names that a hub serves at its gateways; without any it sends datagrams to port 53 back. */
+  readonly names: Readonly<Record<string, readonly string[]>>
   readonly interfaceName: string
   readonly addresses: readonly string[]
   readonly routes: readonly string[]
@@ -45,13 +52,25 @@ interface Side {
 }
 
 async function startHub(): Promise<Side> {
+  const gateways = config.gateways.map(parseAddress)
+  const zone = {
+    dnsDomain: 'blue.nsm.internal',
+    prefixes: gateways.map((address) => prefixOf(address, address.family === 4 ? 16 : 64)),
+    gateways,
+    addressesOf: (label: string) => config.names[label],
+    labelOf: () => undefined,
+  }
+  const send = (packet: Uint8Array) => hub.sendLocal(packet)
+  const names = new SiteNames({ zone, others: () => [], port: 1, send, clock: systemClock })
+  const isServing = Object.keys(config.names).length > 0
   const hub = await openHub({
     ...common,
     listenAddress: '::',
     gateways: config.gateways,
     localUdpPorts: [53],
-    onLocalPacket: (packet) => hub.sendLocal(answerPacket(packet)),
+    onLocalPacket: (packet) => (isServing ? names.take(packet) : hub.sendLocal(answerPacket(packet))),
   })
+  if (isServing) serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways, clock: systemClock })
   for (const peer of peers) await hub.setPeer(peer)
   return { ...hub, handshake: async () => {} }
 }
