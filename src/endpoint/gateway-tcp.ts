@@ -21,8 +21,11 @@ const messageMaxBytes = 65_535
  * Serves the gateway's names over TCP, as the engine's stack carries it: a member has few connections at once, and one that
  * says nothing is closed. A member that asks too fast is broken off, as its datagrams are lost.
  */
-export function serveGatewayTcp(hub: Pick<Hub, 'listenTcp'>, { names, rate, gateways, clock }: GatewayTcpParts): void {
-  hub.listenTcp(dnsPort, (stream) => {
+export async function serveGatewayTcp(
+  hub: Pick<Hub, 'listenTcp'>,
+  { names, rate, gateways, clock }: GatewayTcpParts,
+): Promise<void> {
+  await hub.listenTcp(dnsPort, (stream) => {
     const source = parseAddress(stream.remoteAddress)
     const destination = gateways.find(({ family }) => family === source.family) ?? source
     let cancel = () => {}

@@ -302,7 +302,12 @@ async function openHubOf(
       if (names.isOther(packet) || rate.allows(packet, clock.monotonicMs())) names.take(packet)
     },
   })
-  serveGatewayTcp(hub, { names, rate, gateways: plan.gateways, clock })
+  try {
+    await serveGatewayTcp(hub, { names, rate, gateways: plan.gateways, clock })
+  } catch (error) {
+    await hub.close()
+    throw error
+  }
   links = new SiteLinks({ hub, plan, mayHold: settings.mayHold ?? (() => true), clock, log })
   return { hub, links }
 }

@@ -11,8 +11,8 @@ export type { TcpStream } from './tcp-stream.ts'
 export interface Netstack {
   /** Resolves when the connection is open; `UNREACHABLE` when it is refused or nobody answers in 15 s. */
   connect(to: SocketAddress, signal?: AbortSignal): Promise<TcpStream>
-  /** Takes connections to a port of the tunnel's addresses; `CONFLICT` when it is taken. */
-  listen(port: number, onConnection: (stream: TcpStream) => void): StackListener
+  /** Takes connections to a port of the tunnel's addresses from when it resolves on; `CONFLICT` when it is taken. */
+  listen(port: number, onConnection: (stream: TcpStream) => void): Promise<StackListener>
   /** A socket for datagrams; port 0 = any free one. `CONFLICT` when the port is taken or there are too many sockets. */
   openUdp(port: number, onDatagram: (payload: Uint8Array, from: SocketAddress) => void): Promise<StackUdp>
   /** Sends an echo request and gives the milliseconds until its answer; waits as long as the signal says. */
@@ -40,7 +40,7 @@ const udpOverheadBytes = { 4: 28, 6: 48 } as const
 
 /** What a netstack is made from. */
 export interface NetstackParts {
-  readonly control: Pick<WorkerControl, 'tell' | 'over' | 'onStack'>
+  readonly control: Pick<WorkerControl, 'ask' | 'tell' | 'over' | 'onStack'>
   readonly mtuBytes: number
   readonly clock: Clock
 }
@@ -90,17 +90,20 @@ class ThreadNetstack implements Netstack {
     }
   }
 
-  listen(port: number, onConnection: (stream: TcpStream) => void): StackListener {
+  async listen(port: number, onConnection: (stream: TcpStream) => void): Promise<StackListener> {
     if (this.#listening.has(port)) throw taken(port)
-    if (this.#over) throw this.#over
     this.#listening.set(port, onConnection)
-    this.#tell({ act: 'listen', port, listens: true })
-    return {
-      close: () => {
-        if (this.#listening.get(port) !== onConnection) return
-        this.#listening.delete(port)
-        this.#tell({ act: 'listen', port, listens: false })
-      },
+    const close = () => {
+      if (this.#listening.get(port) !== onConnection) return
+      this.#listening.delete(port)
+      this.#tell({ act: 'listen', port, listens: false })
+    }
+    try {
+      await this.#parts.control.ask({ kind: 'stack', command: { act: 'listen', port, listens: true } })
+      return { close }
+    } catch (error) {
+      close()
+      throw error
     }
   }
 

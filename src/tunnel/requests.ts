@@ -75,7 +75,8 @@ export class Requests {
         return 'later'
       case 'stack':
         this.#parts.sockets.handle(request.command)
-        return 'later'
+        // What becomes of a socket is told as its news.
+        return request.command.act === 'listen' ? undefined : 'later'
       case 'stats':
         return this.#stats()
       case 'close':

@@ -70,7 +70,7 @@ async function startHub(): Promise<Side> {
     localUdpPorts: [53],
     onLocalPacket: (packet) => (isServing ? names.take(packet) : hub.sendLocal(answerPacket(packet))),
   })
-  if (isServing) serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways, clock: systemClock })
+  if (isServing) await serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways, clock: systemClock })
   for (const peer of peers) await hub.setPeer(peer)
   return { ...hub, handshake: async () => {} }
 }

@@ -67,7 +67,7 @@ export function openFakeHub(config: HubConfig): FakeHub {
       calls.push(`remove ${base64(publicKey)}`)
       peers.delete(base64(publicKey))
     },
-    listenTcp: () => ({ close() {} }),
+    listenTcp: async () => ({ close() {} }),
     sendLocal: (packet) => void sent.push(packet),
     async setGateways() {},
     stats: async () => stats(),
