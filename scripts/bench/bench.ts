@@ -8,7 +8,8 @@ import type { BenchSection } from './section.ts'
 
 /**
  * `npm run bench [tunnel|dns|connect|heal|start|identity|control ...] [--json] [--runs N] [--only TEXT] [--docs]`: a table, then one JSON document. With
- * `--only` the sections `identity` and `control` measure just what has the text in its name; with `--docs` the section `tunnel` writes docs/performance.md.
+ * `--only` the sections `identity` and `control` measure just what has the text in its name, `tunnel --only netstack` the userspace stack; with `--docs`
+ * the section `tunnel` writes docs/performance.md.
  */
 interface Options {
   readonly runs: number

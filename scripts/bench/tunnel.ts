@@ -6,6 +6,7 @@ import { need } from '../demo/seen.ts'
 import { measureEngine } from './engine-speed.ts'
 import { median, row } from './figures.ts'
 import { cleanRuns, processorSeconds, residentMib } from './machine.ts'
+import { netstackRows } from './netstack.ts'
 import type { BenchRow, BenchSection } from './section.ts'
 import {
   type Ends,
@@ -40,11 +41,13 @@ const runSeconds = 3
 const runTimeoutMs = 20_000
 
 /** Tunnels of ours against other WireGuard programs, point to point and through a hub, in the same namespaces. */
-export async function benchTunnel(options: { readonly runs: number }): Promise<BenchSection> {
+export async function benchTunnel(options: { readonly runs: number; readonly only: string }): Promise<BenchSection> {
+  const { only } = options
   const iperf = await execute('iperf3', ['--version'])
   if (iperf.exitCode !== 0) return empty('iperf3 is missing: apt-get install iperf3')
   const go = await buildWireguardGo()
   if ('missing' in go) return empty(go.missing)
+  if (only === 'netstack') return netstackAlone(go, options.runs)
   const rust = await buildRustPrograms()
   const others = rust.flatMap((program) => ('missing' in program ? [] : [program]))
   const absent = rust.flatMap((program) => ('missing' in program ? [program.missing] : []))
@@ -69,6 +72,17 @@ export async function benchTunnel(options: { readonly runs: number }): Promise<B
         ...absent,
       ],
     }
+  } finally {
+    await lab.close()
+  }
+}
+
+/** The rows of the userspace stack by themselves. */
+async function netstackAlone(go: WireguardProgram, runs: number): Promise<BenchSection> {
+  const lab = await openLab({ kind: 'nsm-bench', machines: ['left', 'right'], nameserver: '192.0.2.1' })
+  try {
+    const rows = await netstackRows(lab, { go, runs })
+    return { name: 'tunnel', rows, versions: { 'wireguard-go': go.version }, notes: [] }
   } finally {
     await lab.close()
   }
@@ -114,6 +128,7 @@ async function measureLab(lab: Lab, plan: LabPlan) {
     await roundTripRow('hub, ping, average', paths.ourHub, paths.goHub),
   )
   rows.push(await rekeyRow(paths.ours), await idlePeerRow(lab))
+  rows.push(...(await netstackRows(lab, plan)))
   return { rows, leftOut: tally.leftOut, stolenShare: median(tally.stolenShares) }
 }
 

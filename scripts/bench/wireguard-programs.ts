@@ -1,4 +1,4 @@
-import { access, mkdir } from 'node:fs/promises'
+import { access, copyFile, mkdir, rm } from 'node:fs/promises'
 import { createConnection } from 'node:net'
 import { join, resolve } from 'node:path'
 import { NsmError } from '../../src/base/errors.ts'
@@ -58,6 +58,28 @@ export async function buildRustPrograms(): Promise<readonly (WireguardProgram | 
     all.push({ name, path, version: out.trim().replace(/^\S+\s+/, ''), args })
   }
   return all
+}
+
+/** Builds a sender of wireguard-go's userspace TCP/IP stack, of the version that is measured. */
+export async function buildNetstackSender(version: string): Promise<{ readonly path: string } | MissingProgram> {
+  const folder = join(cacheDir, 'netstack-send')
+  const path = join(cacheDir, `netstack-send-${version}`)
+  if (await exists(path)) return { path }
+  await mkdir(folder, { recursive: true })
+  await copyFile(resolve(import.meta.dirname, 'netstack-send.go'), join(folder, 'main.go'))
+  await rm(join(folder, 'go.mod'), { force: true })
+  const steps = [
+    ['mod', 'init', 'netstack-send'],
+    ['get', `golang.zx2c4.com/wireguard@${version}`, `golang.zx2c4.com/wireguard/tun/netstack@${version}`],
+    ['mod', 'tidy'],
+    ['build', '-o', path],
+  ]
+  let said = ''
+  for (const args of steps) {
+    const done = await execute('go', ['-C', folder, ...args], { timeoutMs: buildTimeoutMs })
+    if (done.exitCode !== 0) said = done.err
+  }
+  return (await exists(path)) ? { path } : missing('netstack-send', said, 'apt-get install golang')
 }
 
 function missing(name: string, said: string, next: string): MissingProgram {

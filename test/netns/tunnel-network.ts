@@ -59,6 +59,7 @@ export interface Answer {
   readonly stats?: TunnelStats
   readonly rssBytes?: number
   readonly done?: string
+  readonly sunk?: { readonly bytes: number; readonly seconds: number }
 }
 
 /** A side of a tunnel running in a namespace. */

@@ -1,5 +1,8 @@
+import { once } from 'node:events'
 import { flushCompileCache } from 'node:module'
+import { connect, createServer } from 'node:net'
 import { createInterface } from 'node:readline'
+import type { Duplex } from 'node:stream'
 import { systemClock } from '../../src/base/clock.ts'
 import { parseAddress, prefixOf } from '../../src/base/ip.ts'
 import { createLog } from '../../src/base/log.ts'
@@ -7,17 +10,19 @@ import { serveGatewayTcp } from '../../src/endpoint/gateway-tcp.ts'
 import { QueryRate } from '../../src/endpoint/query-rate.ts'
 import { SiteNames } from '../../src/endpoint/site-names.ts'
 import { openHub } from '../../src/tunnel/hub.ts'
+import { openRootlessTunnel } from '../../src/tunnel/rootless.ts'
 import { configureInterface } from '../../src/tunnel/tun/host.ts'
 import { openTunnel, type PeerConfig, type TunnelStats } from '../../src/tunnel/tunnels.ts'
 
 /* One side of a tunnel as a process of its own, to be started inside a network namespace. Argument 1 is a JSON object;
- * keys are base64. Says `{"ready":...}`, then answers one line per line: `stats`, `handshake KEY`, `close`. */
+ * keys are base64. Says `{"ready":...}`, then answers one line per line: `stats`, `handshake KEY`, `sink PORT` (takes one TCP
+ * connection), `sunk` (what it took), `send ADDRESS PORT SECONDS`, `close`. */
 
 interface PeerText extends Omit<PeerConfig, 'publicKey' | 'presharedKey'> {
   readonly publicKey: string
 }
 export interface ProgramConfig {
-  readonly role: 'hub' | 'member'
+  readonly role: 'hub' | 'member' | 'rootless'
   readonly privateKey: string
   readonly listenPort: number
   readonly peers: readonly PeerText[]
@@ -47,6 +52,7 @@ interface Side {
   readonly listenPort: number
   stats(): Promise<TunnelStats>
   handshake(key: string): Promise<void>
+  connect(to: { readonly address: string; readonly port: number }): Promise<Duplex>
   close(): Promise<void>
   readonly failed: Promise<{ readonly code: string; readonly message: string }>
 }
@@ -72,7 +78,7 @@ async function startHub(): Promise<Side> {
   })
   if (isServing) await serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways, clock: systemClock })
   for (const peer of peers) await hub.setPeer(peer)
-  return { ...hub, handshake: async () => {} }
+  return { ...hub, handshake: async () => {}, connect: connectBySystem }
 }
 
 async function startMember(): Promise<Side> {
@@ -81,7 +87,59 @@ async function startMember(): Promise<Side> {
   await configureInterface({ interfaceName, addresses, routes, mtuBytes }, log)
   const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(10_000))
   const { listenPort, failed } = tunnel
-  return { listenPort, failed, stats: () => tunnel.stats(), close: () => tunnel.close(), handshake }
+  const connect = connectBySystem
+  return { listenPort, failed, stats: () => tunnel.stats(), close: () => tunnel.close(), handshake, connect }
+}
+
+async function startRootless(): Promise<Side> {
+  const { mtuBytes, addresses } = config
+  const tunnel = await openRootlessTunnel({ ...common, mtuBytes, peers, addresses })
+  const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(10_000))
+  return { ...tunnel, handshake, connect: (to) => tunnel.net.connect(to) }
+}
+
+async function connectBySystem({
+  address,
+  port,
+}: {
+  readonly address: string
+  readonly port: number
+}): Promise<Duplex> {
+  const socket = connect(port, address)
+  await once(socket, 'connect')
+  return socket
+}
+
+/** Sends for so long, waits until the other end has it all, and gives the number of bytes. */
+async function send(stream: Duplex, seconds: number): Promise<number> {
+  const chunk = Buffer.alloc(256 * 1024)
+  const endMs = performance.now() + seconds * 1_000
+  let total = 0
+  for (; performance.now() < endMs; total += chunk.length) {
+    if (!stream.write(chunk)) await once(stream, 'drain')
+  }
+  stream.end()
+  await once(stream.resume(), 'end')
+  return total
+}
+
+let sunk: Promise<object> | undefined
+
+/** Takes one connection; `sunk` is what it brought and in how long. */
+async function sink(port: number): Promise<void> {
+  const server = createServer()
+  server.listen(port)
+  await once(server, 'listening')
+  sunk = once(server, 'connection').then(async ([socket]) => {
+    const startedMs = performance.now()
+    let bytes = 0
+    socket.on('data', (chunk: Buffer) => {
+      bytes += chunk.length
+    })
+    await once(socket, 'end')
+    server.close()
+    return { bytes, seconds: (performance.now() - startedMs) / 1_000 }
+  })
 }
 
 /** Sends an IPv4 UDP packet back: addresses and ports change sides, so no checksum changes. */
@@ -95,15 +153,21 @@ function answerPacket(packet: Uint8Array): Uint8Array {
 }
 
 async function answer(side: Side, line: string): Promise<object> {
-  const [command, key = ''] = line.split(' ')
+  const [command, key = '', port = '', seconds = ''] = line.split(' ')
   if (command === 'stats') return { stats: await side.stats(), rssBytes: process.memoryUsage().rss }
   if (command === 'handshake') await side.handshake(key)
+  if (command === 'sink') await sink(Number(key))
+  if (command === 'sunk') return { sunk: await sunk }
+  if (command === 'send') {
+    const stream = await side.connect({ address: key, port: Number(port) })
+    return { done: command, bytes: await send(stream, Number(seconds)) }
+  }
   if (command === 'close') await side.close()
   return { done: command }
 }
 
 try {
-  const side = await (config.role === 'hub' ? startHub() : startMember())
+  const side = await { hub: startHub, member: startMember, rootless: startRootless }[config.role]()
   void side.failed.then((error) => write({ failed: { code: error.code, message: error.message } }))
   write({ ready: { listenPort: side.listenPort } })
   // It is killed more often than it ends, and only an end would write the cache.

@@ -159,6 +159,10 @@ pub extern "C" fn set_merging(tcp: u32, udp: u32) {
 pub extern "C" fn set_mtu(bytes: u32) {
     if let Some(device) = device() {
         (device.mtu, device.limit) = (bytes as usize, limit(bytes));
+        if let Some(mut stack) = device.stack.take() {
+            stack.renew(device);
+            device.stack = Some(stack);
+        }
     }
 }
 

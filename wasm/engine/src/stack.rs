@@ -68,14 +68,8 @@ impl Stack {
     /// Without sockets.
     pub fn new(device: &mut Device) -> Box<Stack> {
         let limits = if device.kind == Kind::Hub { Limits::HUB } else { Limits::NETSTACK };
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = random();
-        let now = moment(device.clock.now_ms);
-        let mut interface = Interface::new(config, &mut Link::new(device, &[]), now);
-        // Which addresses are ours is known here; smoltcp has room for a few.
-        interface.set_any_ip(true);
         let mut stack = Stack {
-            interface,
+            interface: new_interface(device),
             sockets: SocketSet::new(Vec::new()),
             entries: Vec::new(),
             listening: Vec::new(),
@@ -88,6 +82,12 @@ impl Stack {
         };
         stack.set_addresses(&device.gateway.addresses);
         Box::new(stack)
+    }
+
+    /// Takes over another MTU of the device.
+    pub fn renew(&mut self, device: &mut Device) {
+        self.interface = new_interface(device);
+        self.set_addresses(&device.gateway.addresses);
     }
 
     /// Own addresses, for packets whose source smoltcp chooses. Connections of an address that is gone end.
@@ -299,6 +299,16 @@ impl Device {
         self.stack = Some(stack);
         done
     }
+}
+
+fn new_interface(device: &mut Device) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = random();
+    let now = moment(device.clock.now_ms);
+    let mut interface = Interface::new(config, &mut Link::new(device, &[]), now);
+    // Which addresses are ours is known here; smoltcp has room for a few.
+    interface.set_any_ip(true);
+    interface
 }
 
 /// smoltcp's time of the device's.
