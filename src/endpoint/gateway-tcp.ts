@@ -1,10 +1,21 @@
+import type { Duplex } from 'node:stream'
 import type { Clock } from '../base/clock.ts'
 import { type IpAddress, parseAddress } from '../base/ip.ts'
 import { idleMs, serveStream } from '../dns/tcp-clients.ts'
-import type { Hub } from '../tunnel/hub.ts'
 import { dnsPort } from './gateway-dns.ts'
 import type { QueryRate } from './query-rate.ts'
 import type { SiteNames } from './site-names.ts'
+
+/** A member's connection. */
+export interface GatewayStream extends Duplex {
+  readonly remoteAddress: string
+  readonly remotePort: number
+}
+
+/** What takes connections to a port of the gateways. */
+export interface GatewayListener {
+  listenTcp(port: number, onConnection: (stream: GatewayStream) => void): Promise<unknown>
+}
 
 /** What answers over TCP are made from. */
 export interface GatewayTcpParts {
@@ -22,7 +33,7 @@ const messageMaxBytes = 65_535
  * says nothing is closed. A member that asks too fast is broken off, as its datagrams are lost.
  */
 export async function serveGatewayTcp(
-  hub: Pick<Hub, 'listenTcp'>,
+  hub: GatewayListener,
   { names, rate, gateways, clock }: GatewayTcpParts,
 ): Promise<void> {
   await hub.listenTcp(dnsPort, (stream) => {

@@ -1,6 +1,7 @@
 import { createSocket } from 'node:dgram'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type Hub, openHub } from '../../src/tunnel/hub.ts'
+import { openRootlessTunnel } from '../../src/tunnel/rootless.ts'
 import type * as engine from '../../src/tunnel/wireguard/engine.ts'
 import { engineThatTrapsIn } from './broken-module.ts'
 
@@ -65,6 +66,28 @@ describe.skipIf(process.platform !== 'linux')('a trap in the module (needs Linux
     await expect(opened.setPeer(peer)).rejects.toMatchObject({ code: 'BUG' })
     expect(await opened.failed).toMatchObject({ code: 'BUG' })
     await expect(opened.stats()).rejects.toMatchObject({ code: 'BUG' })
+  })
+
+  test('by a socket of a tunnel without a device ends that tunnel and its streams, and no other', async () => {
+    broken.module = undefined
+    const settings = { listenPort: 0, mtuBytes: 1_420, addresses: ['10.0.0.1'], peers: [] }
+    const whole = await openRootlessTunnel({ ...settings, privateKey: new Uint8Array(32).fill(8) })
+    broken.module = engineThatTrapsIn('stack_connect')
+    vi.resetModules()
+    const fresh: { readonly openRootlessTunnel: typeof openRootlessTunnel } = await import(
+      '../../src/tunnel/rootless.ts'
+    )
+    const opened = await fresh.openRootlessTunnel({ ...settings, privateKey: new Uint8Array(32).fill(7) })
+    const udp = await opened.net.openUdp(53, () => {})
+    const failure = { code: 'BUG', message: expect.stringContaining('the WireGuard engine failed') }
+    await expect(opened.net.connect({ address: '10.0.0.9', port: 80 })).rejects.toMatchObject(failure)
+    expect(await opened.failed).toMatchObject(failure)
+    await expect(opened.net.ping('10.0.0.9', new AbortController().signal)).rejects.toMatchObject(failure)
+    udp.send(new Uint8Array(1), { address: '10.0.0.9', port: 53 })
+    udp.close()
+    await opened.close()
+    expect((await whole.net.openUdp(53, () => {})).port).toBe(53)
+    await whole.close()
   })
 
   test('leaves another hub of the process as it is', async () => {
