@@ -64,6 +64,7 @@ impl Device {
     }
 
     /// A packet to one of our own addresses.
+    #[inline(never)]
     fn serve(&mut self, from: u32, ip: Ip, opened: &mut [u8]) {
         let (arrived, packet) = (opened.len(), &mut opened[..ip.total]);
         if !ip.fragment && is_echo_request(packet, &ip) {

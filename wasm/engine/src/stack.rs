@@ -110,6 +110,7 @@ impl Stack {
     }
 
     /// One packet of a peer to one of our addresses.
+    #[inline(never)]
     pub fn receive(&mut self, device: &mut Device, peer: u32, packet: &[u8], ip: &Ip) {
         let flags = match ip.protocol {
             TCP => match self.admit(device, peer, packet, ip) {
@@ -284,6 +285,7 @@ impl Device {
     }
 
     /// A packet to a tunnel that has no device.
+    #[inline(never)]
     pub fn to_stack(&mut self, peer: u32, ip: Ip, packet: &[u8]) {
         let served = self.gateway.addresses.contains(&ip.destination(packet)) && !ip.source(packet).forbidden();
         if ip.fragment || !served {
@@ -293,7 +295,13 @@ impl Device {
     }
 
     /// Lets the stack go on; false when the outputs are full first.
+    #[inline]
     pub fn run_stack(&mut self) -> bool {
+        self.stack.is_none() || self.run_made_stack()
+    }
+
+    #[inline(never)]
+    fn run_made_stack(&mut self) -> bool {
         let Some(mut stack) = self.stack.take() else { return true };
         let done = stack.run(self);
         self.stack = Some(stack);
