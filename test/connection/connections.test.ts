@@ -26,6 +26,8 @@ describe('Connections.connect', () => {
       endpointAddress: '192.0.2.1:51820',
       mtuBytes: 1_400,
     })
+    // It was opened with what the way to the manager carries; the endpoint gave less.
+    expect(world.mtuBytes).toBe(1_400)
     expect(world.done.toSorted()).toEqual(
       [
         'attach blue.nsm.internal',

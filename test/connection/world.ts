@@ -48,6 +48,8 @@ export class World {
   }
   answer: (request: NetworkServiceRequest) => Connection = (request) => this.ordinaryAnswer(request)
   failTunnel: (error: NsmError) => void = () => {}
+  /** What the tunnel was told. */
+  mtuBytes: number | undefined
   /** As when the manager goes away. */
   endMonitor: () => void = () => {}
   counts: number[] = []
@@ -188,7 +190,9 @@ export class World {
       setPeer: async () => this.#step('set-peer', 'set-peer'),
       removePeer: async () => this.#note('remove-peer'),
       handshake: async (_key, signal) => this.#step('handshake', 'handshake', signal),
-      setMtu: async () => {},
+      setMtu: async (mtuBytes) => {
+        this.mtuBytes = mtuBytes
+      },
       stats: async () => ({ peers: [this.peer], counters: {} }),
       close: async () => this.#note('close-tunnel'),
     }

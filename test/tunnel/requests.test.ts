@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { MemoryNetwork } from '../../src/tunnel/udp-memory.ts'
 import { publicKeyOf } from '../../src/tunnel/wireguard/engine.ts'
 import { addresses, ask, createStar, joinBoth, type Star } from './machines.ts'
-import { echoRequest } from './wireguard/packets.ts'
+import { echoRequest, udpPacket } from './wireguard/packets.ts'
 
 const stranger = publicKeyOf(new Uint8Array(32).fill(7))
 let star: Star
@@ -100,9 +100,31 @@ describe('Requests', () => {
     expect(star.hub.said).toContainEqual({ kind: 'answer', id: 18 })
   })
 
+  test('setMtu changes what TCP is told and what is too big, at once', () => {
+    joinBoth(star)
+    const big = plainPacket(1_300)
+    star.alice.device.inject(big)
+    star.settle()
+    expect(star.bob.device.takeWritten()).toHaveLength(1)
+    ask(star.alice, 20, { kind: 'setMtu', mtuBytes: 1_280 })
+    star.alice.device.inject(big)
+    star.settle()
+    expect(star.bob.device.takeWritten()).toEqual([])
+    expect(star.alice.engine.counters()['tooBig']).toBe(1)
+    ask(star.alice, 21, { kind: 'setMtu', mtuBytes: 1_420 })
+    star.alice.device.inject(big)
+    star.settle()
+    expect(star.bob.device.takeWritten()).toHaveLength(1)
+  })
+
   test('close ends the loop', () => {
     expect(star.hub.requests.closed).toBe(false)
     ask(star.hub, 19, { kind: 'close' })
     expect(star.hub.requests.closed).toBe(true)
   })
 })
+
+/** A packet from alice to bob of so many bytes, which may not be split. */
+function plainPacket(bytes: number): Uint8Array {
+  return udpPacket({ from: addresses.alice4, to: addresses.bob4, payload: new Uint8Array(bytes - 28) })
+}

@@ -1,7 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { createMtuStar } from './mtu-star.ts'
 import { checksumsHold, ipPacket, plainRead, tcpFlags, tcpPacket, udpPacket } from './packets.ts'
-import { carry, collect, connectedPair, createNode, deviceReads, inner, join } from './wire.ts'
+import { carry, connectedPair, deviceReads, inner } from './wire.ts'
 
 const mtuBytes = 1_380
 const size = (bytes: number) => [2, 4, bytes >> 8, bytes & 0xff]
@@ -134,32 +135,13 @@ test('the segment size in a fragment, and in what is not TCP, stays as it is', (
 
 describe('a hub', () => {
   const flags = tcpFlags.syn
-  function star(mtus: readonly (number | undefined)[]) {
-    const hub = createNode('hub', '192.0.2.100')
-    const members = mtus.map((mtu, i) => {
-      const node = createNode('member', `192.0.2.${i + 2}`)
-      node.engine.setMerging({ tcp: false, udp: false })
-      const own = { publicKey: node.publicKey, allowedPrefixes: [`10.7.0.${i + 2}`, `fd07::${i + 2}`] }
-      join(hub, { ...own, ...(mtu === undefined ? {} : { mtuBytes: mtu }) })
-      join(node, { publicKey: hub.publicKey, endpoint: hub.at, allowedPrefixes: ['10.7.0.0/16', 'fd07::/64'] })
-      return node
-    })
-    const [a = hub, b = hub] = members
-    const all = [hub, a, b]
-    for (const node of members) {
-      node.engine.handshake(0, 1)
-      carry(all, node, collect(node, 1), 1)
-    }
-    return { hub, a, b, all }
-  }
-
   test.each([
     ['the sender', 1_300, undefined, 1_300],
     ['the receiver', undefined, 1_340, 1_340],
     ['either', 1_380, 1_300, 1_300],
     ['nobody', undefined, undefined, 1_500],
   ])('lowers the segment size to the MTU of %s', (_name, of, to, fits) => {
-    const { a, b, all } = star([of, to])
+    const { a, b, all } = createMtuStar([of, to])
     for (const [from, dest, headers] of [
       ['10.7.0.2', '10.7.0.3', 40],
       ['fd07::2', 'fd07::3', 60],

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import { createMtuStar } from './mtu-star.ts'
 import { checksumsHold, echoRequest, plainRead, superPacket, tcpPacket, udpPacket } from './packets.ts'
-import { carry, collect, connectedPair, createNode, deviceReads, inner, join } from './wire.ts'
+import { carry, connectedPair, deviceReads, inner } from './wire.ts'
 
 /** Type, code, MTU and the quoted packet of an ICMP message about a packet that is too big. */
 function readMessage(packet: Buffer) {
@@ -87,25 +88,7 @@ test.each([
 })
 
 describe('a hub', () => {
-  function star() {
-    const hub = createNode('hub', '192.0.2.100')
-    hub.engine.setGateways(['10.7.0.1', 'fd07::1'], [])
-    const members = [2, 3].map((n) => {
-      const node = createNode('member', `192.0.2.${n}`)
-      node.engine.setMerging({ tcp: false, udp: false })
-      const own = { publicKey: node.publicKey, allowedPrefixes: [`10.7.0.${n}`, `fd07::${n}`] }
-      join(hub, n === 3 ? { ...own, mtuBytes: 1_300 } : own)
-      join(node, { publicKey: hub.publicKey, endpoint: hub.at, allowedPrefixes: ['10.7.0.0/16', 'fd07::/64'] })
-      return node
-    })
-    const [a = hub, b = hub] = members
-    const all = [hub, a, b]
-    for (const node of members) {
-      node.engine.handshake(0, 1)
-      carry(all, node, collect(node, 1), 1)
-    }
-    return { hub, a, b, all }
-  }
+  const star = () => createMtuStar([undefined, 1_300])
 
   test.each([
     ['IPv4', '10.7.0.2', '10.7.0.3', [10, 7, 0, 1], 12],
