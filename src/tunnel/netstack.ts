@@ -1,5 +1,6 @@
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
+import { formatAddress, parseAddress } from '../base/ip.ts'
 import type { WorkerControl } from './control.ts'
 import { datagramWindow, type StackCommand, type StackNews } from './stack-messages.ts'
 import { TcpStream } from './tcp-stream.ts'
@@ -71,6 +72,7 @@ class ThreadNetstack implements Netstack {
 
   async connect(to: SocketAddress, signal?: AbortSignal): Promise<TcpStream> {
     signal?.throwIfAborted()
+    checkAddress(to)
     const socket = this.#number()
     const stream = this.#stream(socket, to, 0)
     const opened = Promise.withResolvers<void>()
@@ -91,6 +93,7 @@ class ThreadNetstack implements Netstack {
   }
 
   async listen(port: number, onConnection: (stream: TcpStream) => void): Promise<StackListener> {
+    checkPort(port)
     if (this.#listening.has(port)) throw taken(port)
     this.#listening.set(port, onConnection)
     const close = () => {
@@ -108,10 +111,12 @@ class ThreadNetstack implements Netstack {
   }
 
   async openUdp(port: number, onDatagram: (payload: Uint8Array, from: SocketAddress) => void): Promise<StackUdp> {
+    if (port !== 0) checkPort(port)
     const socket = await this.#openDatagrams('udp', port, onDatagram)
     return {
       port: socket.port,
       send: (payload, to) => {
+        checkAddress(to)
         const most = this.#parts.mtuBytes - udpOverheadBytes[to.address.includes(':') ? 6 : 4]
         if (payload.length > most) {
           const text = `a datagram of ${payload.length} bytes does not fit into the tunnel`
@@ -126,11 +131,13 @@ class ThreadNetstack implements Netstack {
   async ping(address: string, signal: AbortSignal): Promise<number> {
     signal.throwIfAborted()
     const { clock } = this.#parts
+    const wanted = formatAddress(parseAddress(address))
     const answered = Promise.withResolvers<void>()
+    answered.promise.catch(() => {})
     const onAbort = () => answered.reject(signal.reason)
     signal.addEventListener('abort', onAbort, { once: true })
     const socket = await this.#openDatagrams('echo', 0, (_reply, from) => {
-      if (from.address === address) answered.resolve()
+      if (from.address === wanted) answered.resolve()
     })
     try {
       const startedMs = clock.monotonicMs()
@@ -214,6 +221,20 @@ class ThreadNetstack implements Netstack {
 
 /** Ours: as ping(8) sends. */
 const echoBytes = 56
+
+/** Throws `USAGE` for what is no address or no port: the other thread trusts what it is given. */
+function checkAddress({ address, port }: SocketAddress): void {
+  parseAddress(address)
+  checkPort(port)
+}
+
+function checkPort(port: number): void {
+  if (Number.isInteger(port) && port > 0 && port <= portMax) return
+  throw new NsmError('USAGE', `${port} is no port`, `give one from 1 to ${portMax}`)
+}
+
+/** [RFC 9293 3.1] 16 bits. */
+const portMax = 65_535
 
 function taken(port: number): NsmError {
   const what = port === 0 ? 'there are too many open sockets' : `port ${port} of the tunnel is taken`

@@ -141,10 +141,13 @@ export class StackSockets {
     if (socket.kind === 'datagrams') return void this.#readDatagrams(socket)
     while (socket.given < streamWindowBytes && socket.endsAfterQueue !== 'release') {
       const bytes = this.#stack.receiveTcp(socket.id, streamWindowBytes - socket.given, this.#nowMs)
-      if (bytes.length === 0) return
-      socket.given += bytes.length
-      this.#parts.say(socket.number, { news: 'data', bytes })
+      if (bytes.length > 0) {
+        socket.given += bytes.length
+        this.#parts.say(socket.number, { news: 'data', bytes })
+      }
+      // Each call may have let the stack send, whatever it gave.
       this.#parts.pump.deliver()
+      if (bytes.length === 0) return
     }
   }
 

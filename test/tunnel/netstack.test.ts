@@ -77,6 +77,7 @@ describe.skipIf(!onLinux)(`a tunnel without a device${onLinux ? '' : ': skipped,
       const [stream, other] = await connected(to, 8_080)
       expect([stream.remoteAddress, stream.remotePort, other.localPort]).toEqual([to, 8_080, 8_080])
       expect(addresses[0]).toContain(other.remoteAddress)
+      stream.write('')
       stream.write('ping')
       expect(String((await once(other, 'data'))[0])).toBe('ping')
       other.write('pong')
@@ -197,7 +198,6 @@ describe.skipIf(!onLinux)(`a tunnel without a device${onLinux ? '' : ': skipped,
 
   test.each([
     ['an address of a family that the tunnel has not', { address: '203.0.113.1', port: 80 }],
-    ['a port that is none', { address: '10.0.0.2', port: 0 }],
     ['an address of many', { address: '224.0.0.1', port: 80 }],
   ])('%s is UNREACHABLE', async (_name, to) => {
     const keys = generatePrivateKey()
@@ -210,6 +210,36 @@ describe.skipIf(!onLinux)(`a tunnel without a device${onLinux ? '' : ': skipped,
     })
     await expect(six.net.connect(to)).rejects.toMatchObject({ code: 'UNREACHABLE' })
     await six.close()
+  })
+
+  test('what is no address or no port is USAGE, and the tunnel works on', async () => {
+    const usage = { code: 'USAGE' }
+    for (const to of [
+      { address: '10.0.0.2', port: 0 },
+      { address: '10.0.0.2', port: 65_536 },
+      { address: '10.0.0.2', port: 1.5 },
+      { address: 'bob', port: 80 },
+    ]) {
+      await expect(alice.net.connect(to)).rejects.toMatchObject(usage)
+    }
+    await expect(alice.net.listen(-1, () => {})).rejects.toMatchObject(usage)
+    await expect(alice.net.openUdp(70_000, () => {})).rejects.toMatchObject(usage)
+    await expect(alice.net.ping('bob', never)).rejects.toMatchObject(usage)
+    const udp = await alice.net.openUdp(0, () => {})
+    expect(() => udp.send(new Uint8Array(1), { address: '', port: 53 })).toThrow(expect.objectContaining(usage))
+    expect(await alice.net.ping('fd00:0:0::2', never)).toBeGreaterThan(0)
+  })
+
+  test('a flood of datagrams that nobody takes in time is lost, not kept', async () => {
+    const received: number[] = []
+    await bob.net.openUdp(9, (payload) => received.push(payload.length))
+    const client = await alice.net.openUdp(0, () => {})
+    for (let i = 0; i < 5_000; i++) client.send(new Uint8Array(1_000), { address: '10.0.0.2', port: 9 })
+    await expect.poll(() => received.length).toBeGreaterThan(0)
+    expect(await alice.net.ping('10.0.0.2', never)).toBeGreaterThan(0)
+    const before = received.length
+    client.send(new Uint8Array(3), { address: '10.0.0.2', port: 9 })
+    await expect.poll(() => received.slice(before)).toContain(3)
   })
 
   test('a taken port is CONFLICT, for connections and for datagrams', async () => {
