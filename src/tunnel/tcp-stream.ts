@@ -93,7 +93,7 @@ export class TcpStream extends Duplex {
   }
 
   #send(bytes: Uint8Array, done: () => void): void {
-    if (bytes.length === 0) return done()
+    if (bytes.length === 0) return void done()
     this.#written += bytes.length
     this.#parts.tell({ act: 'write', socket: this.#parts.socket, bytes })
     if (this.#written < streamWindowBytes) done()
