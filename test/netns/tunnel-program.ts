@@ -6,10 +6,7 @@ import type { Duplex } from 'node:stream'
 import { systemClock } from '../../src/base/clock.ts'
 import { parseAddress, prefixOf } from '../../src/base/ip.ts'
 import { createLog } from '../../src/base/log.ts'
-import { serveGatewayTcp } from '../../src/endpoint/gateway-tcp.ts'
-import { QueryRate } from '../../src/endpoint/query-rate.ts'
-import { SiteNames } from '../../src/endpoint/site-names.ts'
-import { openHub } from '../../src/tunnel/hub.ts'
+import { type Hub, openHub } from '../../src/tunnel/hub.ts'
 import { openRootlessTunnel } from '../../src/tunnel/rootless.ts'
 import { configureInterface } from '../../src/tunnel/tun/host.ts'
 import { openTunnel, type PeerConfig, type TunnelStats } from '../../src/tunnel/tunnels.ts'
@@ -58,6 +55,27 @@ interface Side {
 }
 
 async function startHub(): Promise<Side> {
+  const isServing = Object.keys(config.names).length > 0
+  let onLocalPacket = (packet: Uint8Array) => hub.sendLocal(answerPacket(packet))
+  const hub = await openHub({
+    ...common,
+    listenAddress: '::',
+    gateways: config.gateways,
+    localUdpPorts: [53],
+    onLocalPacket: (packet) => onLocalPacket(packet),
+  })
+  if (isServing) onLocalPacket = await serveNames(hub)
+  for (const peer of peers) await hub.setPeer(peer)
+  return { ...hub, handshake: async () => {}, connect: connectBySystem }
+}
+
+/** Loads a name server only where there are names: what a hub of nothing else takes is measured. */
+async function serveNames(hub: Hub): Promise<(packet: Uint8Array) => void> {
+  const [{ SiteNames }, { QueryRate }, { serveGatewayTcp }] = await Promise.all([
+    import('../../src/endpoint/site-names.ts'),
+    import('../../src/endpoint/query-rate.ts'),
+    import('../../src/endpoint/gateway-tcp.ts'),
+  ])
   const gateways = config.gateways.map(parseAddress)
   const zone = {
     dnsDomain: 'blue.nsm.internal',
@@ -68,17 +86,8 @@ async function startHub(): Promise<Side> {
   }
   const send = (packet: Uint8Array) => hub.sendLocal(packet)
   const names = new SiteNames({ zone, others: () => [], port: 1, send, clock: systemClock })
-  const isServing = Object.keys(config.names).length > 0
-  const hub = await openHub({
-    ...common,
-    listenAddress: '::',
-    gateways: config.gateways,
-    localUdpPorts: [53],
-    onLocalPacket: (packet) => (isServing ? names.take(packet) : hub.sendLocal(answerPacket(packet))),
-  })
-  if (isServing) await serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways, clock: systemClock })
-  for (const peer of peers) await hub.setPeer(peer)
-  return { ...hub, handshake: async () => {}, connect: connectBySystem }
+  await serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways, clock: systemClock })
+  return (packet) => names.take(packet)
 }
 
 async function startMember(): Promise<Side> {
