@@ -45,6 +45,11 @@ describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped,
     expect(await tcpThrough(rig, 'a', 'b')).toBe('10.64.0.1')
   })
 
+  test.each(['+notcp', '+tcp'])('the gateway itself answers for their names (%s)', async (how) => {
+    const answer = await rig.inside('a', 'dig', ['+short', '+time=3', '+tries=1', how, '@10.64.0.0', nameOf('b')])
+    expect(answer).toMatchObject({ code: 0, out: '10.64.0.2\n' })
+  })
+
   test('the first machine’s token is used up for everybody else: IDENTITY (4)', async () => {
     const late = await connect('c', '--join', firstJoin)
     expect([late.code, late.out]).toEqual([4, expect.stringContaining('TOKEN_REUSED')])
