@@ -1,7 +1,9 @@
 // Runs the command line of this process and ends it with the command's code: from a checkout and in the one-file executable.
 
 export async function run() {
-  for (const stream of [process.stdout, process.stderr]) stream.on('error', notWritten)
+  process.stdout.on('error', notWritten)
+  // A log that cannot be written ends no server.
+  process.stderr.on('error', () => {})
   const { main } = await import('../src/commands/main.ts')
   process.exitCode = await main(process.argv.slice(2))
   // What was written leaves first, and what kept it from leaving is heard; a handle that something forgot does not hold

@@ -21,7 +21,10 @@ const steps: readonly Step[] = [
   {
     name: 'shell scripts',
     program: 'bash',
-    args: ['-c', 'for file in bin/nsm scripts/*.sh wasm/tools/*.sh .ci/run; do bash -n "$file" || exit 1; done'],
+    args: [
+      '-c',
+      'for file in bin/nsm scripts/*.sh wasm/tools/*.sh installers/*.sh .ci/run; do bash -n "$file" || exit 1; done',
+    ],
   },
   { name: 'architecture', program: process.execPath, args: [vitest, 'run', 'test/architecture.test.ts'] },
   { name: 'docs are up to date', program: process.execPath, args: ['scripts/docs.ts', '--check'] },

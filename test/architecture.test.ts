@@ -27,6 +27,7 @@ const banned: readonly { readonly pattern: RegExp; readonly why: string; readonl
   { pattern: /\bprocess\.platform\b/, why: 'only open.ts asks which OS this is', except: /(^|\/)open\.ts$/ },
   { pattern: /\bthrow new Error\(/, why: 'every error has a code: NsmError' },
   { pattern: /\b(TODO|FIXME|XXX)\b/, why: 'finish it or leave it out' },
+  { pattern: /^\s*void \[/m, why: 'a bundler leaves it out: what must stay in memory has to be used' },
   { pattern: /@ts-ignore|@ts-expect-error|biome-ignore/, why: 'mend the cause' },
 ]
 

@@ -14,9 +14,10 @@
   else if (process.argv.length === 2 || (alone && (word === '--help' || word === '-h' || word === 'help'))) answer('help.txt')
   else if (script === '[worker eval]') load('./worker.cjs')
   else {
-    // These would change what the program trusts, or where it writes. Those that Node reads earlier are off by its flags.
+    // These would change what the program trusts, whom it asks, or where it writes. Those that Node reads earlier are off by
+    // its flags.
     for (const name of Object.keys(process.env)) {
-      if (name.startsWith('NODE_') || name === 'SSLKEYLOGFILE' || name === 'OPENSSL_CONF') delete process.env[name]
+      if (/^(NODE|SSL|OPENSSL|GRPC)_|^SSLKEYLOGFILE$|^(https?|all|no|grpc)_proxy$/i.test(name)) delete process.env[name]
     }
     // Node's own answer is off by its flags; without a listener this signal would end the program with nothing put back.
     process.on('SIGUSR1', () => {})
@@ -43,6 +44,9 @@
     const { Script } = builtin('node:vm')
     const modules = new Map()
     const { execPath } = process
+    const chunks = Buffer.from(getRawAsset('chunks.bin'))
+    const contents = 4 + chunks.readUInt32LE(0)
+    const index = JSON.parse(chunks.latin1Slice(4, contents))
     return require(id)
 
     function require(id) {
@@ -57,17 +61,13 @@
     }
 
     function compile(name) {
-      const code = Buffer.from(getRawAsset(name)).latin1Slice()
-      const wrapped = `(function(exports,require,module,__filename,__dirname){${code}\n})`
-      return new Script(wrapped, { filename: `nsm:${name}`, cachedData: cacheOf(name) }).runInThisContext()
+      const wrapped = `(function(exports,require,module,__filename,__dirname){${chunk(name).latin1Slice()}\n})`
+      return new Script(wrapped, { filename: `nsm:${name}`, cachedData: chunk(`${name}.cache`) }).runInThisContext()
     }
 
-    function cacheOf(name) {
-      try {
-        return Buffer.from(getRawAsset(`${name}.cache`))
-      } catch {
-        return undefined
-      }
+    function chunk(name) {
+      const place = index[name]
+      return place && chunks.subarray(contents + place[0], contents + place[1])
     }
 
     function builtinModule(id) {

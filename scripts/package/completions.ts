@@ -86,7 +86,9 @@ function fish(commands: readonly CommandDescription[]): string {
   })
   const topics = [...new Set(commands.filter(({ id }) => id.includes(' ')).map(({ id }) => topicOf(id)))]
   const topicLine = `complete -c nsm -n __fish_use_subcommand -a ${quoted([...topics, 'help'].join(' '))}`
-  return `${['# fish completion of nsm', topicLine, ...lines].join('\n')}\n`
+  const helped = completionPlaces(commands).find(({ after }) => after === 'help')?.words ?? []
+  const helpLine = `complete -c nsm -n '__fish_seen_subcommand_from help' -a ${quoted(helped.join(' '))}`
+  return `${['# fish completion of nsm', topicLine, helpLine, ...lines].join('\n')}\n`
 }
 
 function fishFlag(flag: FlagDescription): string {

@@ -1,11 +1,17 @@
-import { execFileSync } from 'node:child_process'
-import { chmodSync, copyFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { signAdHoc } from './mach-o-signature.ts'
+import { withoutChecksum, withoutSignature } from './portable-executable.ts'
+import { runTool } from './run-tool.ts'
+import { ownTarget, type Target } from './target.ts'
 
 /** What is put together. */
 export interface Injection {
+  readonly target: Target
   /** Node of the target. */
   readonly node: string
+  /** Node of the same version that runs on this machine. */
+  readonly builder: string
   /** Folder of the parts, and where the blob is written. */
   readonly parts: string
   /** Names of the parts; `boot.cjs` is among them. */
@@ -15,11 +21,50 @@ export interface Injection {
 }
 
 /** Writes the executable: the target's Node, stripped, with every part inside [Node single executable applications]. */
-export function injectParts({ node, parts, names, nodeFlags, output }: Injection): void {
-  // Names without the folder: Node keeps the first in the file, and two builds are to be the same.
+export function injectParts(injection: Injection): void {
+  const { node, output, target } = injection
+  copyFileSync(node, output)
+  chmodSync(output, 0o755)
+  if (target.format === 'elf') injectElf(injection)
+  else if (target.format === 'pe') injectPe(injection)
+  else injectMachO(injection)
+}
+
+/** Stripped before the injection: afterwards it would take the parts' segment for padding. LLVM's knows every processor. */
+function injectElf(injection: Injection): void {
+  runTool(injection.target.name === ownTarget().name ? 'strip' : 'llvm-strip', [injection.output])
+  writeBlob(injection)
+  runNode(injection, postject, injection.output, 'NODE_SEA_BLOB', 'nsm.blob', '--sentinel-fuse', sentinelFuse)
+}
+
+function injectPe(injection: Injection): void {
+  writeFileSync(injection.output, withoutSignature(readFileSync(injection.output)))
+  writeBlob(injection)
+  runNode(injection, postject, injection.output, 'NODE_SEA_BLOB', 'nsm.blob', '--sentinel-fuse', sentinelFuse)
+  writeFileSync(injection.output, withoutChecksum(readFileSync(injection.output)))
+}
+
+/** Node 26 injects by itself. Apple silicon starts no program whose pages have no hash. */
+function injectMachO(injection: Injection): void {
+  const { parts, output } = injection
+  const bare = join(parts, 'node')
+  copyFileSync(output, bare)
+  runTool('llvm-strip', [bare])
+  writeConfig(injection, { executable: bare, output })
+  runNode(injection, '--build-sea', 'sea.json')
+  writeFileSync(output, signAdHoc(readFileSync(output), 'nsm'))
+}
+
+function writeBlob(injection: Injection): void {
+  writeConfig(injection, { output: 'nsm.blob' })
+  runNode(injection, '--experimental-sea-config', 'sea.json')
+}
+
+/** Names without the folder: Node keeps the first in the file, and two builds are to be the same. */
+function writeConfig({ parts, names, nodeFlags }: Injection, where: Readonly<Record<string, string>>): void {
   const config = {
     main: 'boot.cjs',
-    output: 'nsm.blob',
+    ...where,
     disableExperimentalSEAWarning: true,
     useCodeCache: false,
     execArgv: nodeFlags,
@@ -27,14 +72,10 @@ export function injectParts({ node, parts, names, nodeFlags, output }: Injection
     assets: Object.fromEntries(names.map((name) => [name, name])),
   }
   writeFileSync(join(parts, 'sea.json'), JSON.stringify(config))
-  const runNode = (...args: readonly string[]) =>
-    void execFileSync(process.execPath, args, { cwd: parts, stdio: 'pipe' })
-  runNode('--experimental-sea-config', 'sea.json')
-  copyFileSync(node, output)
-  chmodSync(output, 0o755)
-  // Before the injection: afterwards it would take the parts' segment for padding.
-  execFileSync('strip', [output])
-  runNode(postject, output, 'NODE_SEA_BLOB', 'nsm.blob', '--sentinel-fuse', sentinelFuse)
+}
+
+function runNode({ builder, parts }: Injection, ...args: readonly string[]): void {
+  runTool(builder, args, parts)
 }
 
 /** As a program of its own: as a library it warns about each nameless section of Node. */

@@ -1,121 +1,108 @@
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { hash } from 'node:crypto'
-import {
-  copyFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative, resolve } from 'node:path'
+import { NsmError } from '../../src/base/errors.ts'
 import { programVersion } from '../../src/base/program-version.ts'
 import { commandTable } from '../../src/commands/command-table.ts'
 import { describe } from '../../src/commands/main.ts'
-import { rootHelpText } from '../../src/ui/root-help.ts'
-import { versionLine } from '../../src/ui/version-info.ts'
+import { buildExecutable, type Ingredients } from './build-executable.ts'
 import { bundle } from './bundle.ts'
 import { completions } from './completions.ts'
-import { buildDeb } from './deb.ts'
-import { injectParts } from './inject.ts'
+import { buildInstallers } from './installers.ts'
 import { manPage } from './man-page.ts'
+import { notices } from './notices.ts'
+import type { Beside, Program } from './program.ts'
+import { runTool } from './run-tool.ts'
+import { softwareBill } from './software-bill.ts'
+import { ownTarget, type Target, targets } from './target.ts'
 
 /**
- * `npm run package [-- --no-caches] [--deb [--quick]]`: one executable for this machine's platform, `dist/nsm`, with
- * completions, manual page and sums, and with `--deb` the Debian package (`--quick`: larger, in a second). Without V8's code
- * caches two builds of the same sources are the same to the byte.
+ * `npm run package [-- FLAG ...]`: one executable for this machine's platform, `dist/nsm`, with completions, manual page,
+ * bill of materials, licences and sums.
+ *   --all         for every platform
+ *   --installers  also the packages of each; --deb: the Debian package of this machine's platform alone
+ *   --quick       larger packages, in seconds
+ *   --sign        with the keys that installers/sign.sh asks for
+ *   --no-caches   without V8's code caches: two builds of the same sources are then the same to the byte
+ *   --caches-of=DIST  with those of an earlier build, for the same reason
  */
 const root = resolve(import.meta.dirname, '../..')
 const dist = join(root, 'dist')
-const output = join(dist, 'nsm')
+const known = ['--all', '--installers', '--deb', '--quick', '--sign', '--no-caches'] as const
+const has = (flag: (typeof known)[number]) => process.argv.includes(flag)
+const earlier = process.argv.find((word) => word.startsWith('--caches-of='))?.slice('--caches-of='.length)
+const isKnown = (word: string) => word.startsWith('--caches-of=') || known.some((flag) => flag === word)
+const unknown = process.argv.slice(2).find((word) => !isKnown(word))
+if (unknown !== undefined) throw new NsmError('USAGE', `there is no flag ${unknown}`, known.join(' '))
 
-/**
- * A small young generation as bin/nsm has it; no debugger by a signal [security L7]; no configuration of OpenSSL from
- * anywhere, for it can name libraries to load.
- */
-const nodeFlags = [
-  '--max-semi-space-size=2',
-  '--v8-pool-size=1',
-  '--disable-sigusr1',
-  '--disable-warning=ExperimentalWarning',
-  '--openssl-config=/dev/null',
-]
+if (earlier !== undefined && resolve(earlier) === dist)
+  throw new NsmError('USAGE', 'dist is made anew', 'move the earlier build elsewhere')
 
 const startedMs = performance.now()
-const parts = mkdtempSync(join(tmpdir(), 'nsm-package-'))
-try {
-  await bundle(root, parts)
-  writeParts(parts)
-  if (!process.argv.includes('--no-caches')) warm(parts)
-  rmSync(dist, { recursive: true, force: true })
-  mkdirSync(dist)
-  injectParts({ node: process.execPath, parts, names: readdirSync(parts).sort(), nodeFlags, output })
-} finally {
-  rmSync(parts, { recursive: true, force: true })
-}
-const said = execFileSync(output, ['version'], { encoding: 'utf8' }).trim()
-const { completionFiles, page } = await writeBeside()
-if (process.argv.includes('--deb')) {
-  const compression = process.argv.includes('--quick') ? ['-Zgzip', '-z1'] : ['-Zxz']
-  const content = {
-    program: output,
-    version: programVersion(),
-    completions: completionFiles,
-    manPage: page,
-    compression,
-  }
-  report(buildDeb(content, dist))
-}
+rmSync(dist, { recursive: true, force: true })
+mkdirSync(dist)
+const programs = await buildPrograms(has('--all') ? targets : [ownTarget()])
+const beside = await writeBeside()
+const formats = has('--installers') ? 'all' : has('--deb') ? 'deb' : 'none'
+const packages = buildInstallers({ programs, beside, formats, isQuick: has('--quick'), dir: dist })
+sign(...packages)
 writeSums()
+sign(join(dist, 'SHA256SUMS'))
+for (const path of packages) report(path)
 const seconds = ((performance.now() - startedMs) / 1_000).toFixed(1)
-report(output, `${seconds} s  ${said}`)
+const said = execFileSync(join(dist, 'nsm'), ['version'], { encoding: 'utf8' }).trim()
+for (const { path } of programs) report(path)
+process.stdout.write(`${seconds} s  ${said}\n`)
 
-function report(path: string, more = ''): void {
-  process.stdout.write(`${relative(root, path)}  ${(statSync(path).size / 1e6).toFixed(1)} MB  ${more}\n`)
+/** This machine's is `dist/nsm`; another's lies in a folder of its own. */
+async function buildPrograms(wanted: readonly Target[]): Promise<readonly Program[]> {
+  const chunks = mkdtempSync(join(tmpdir(), 'nsm-chunks-'))
+  try {
+    const { modules } = await bundle(root, chunks)
+    return wanted.map((target) => {
+      const folder = target.name === ownTarget().name ? dist : join(dist, target.name)
+      const path = join(folder, target.program)
+      buildExecutable(target, { chunks, caches: cachesFor(path), output: path })
+      sign(path)
+      const texts = notices(root, modules, target)
+      writeFileSync(join(folder, 'THIRD-PARTY-NOTICES.txt'), texts)
+      writeFileSync(join(folder, 'nsm.cdx.json'), softwareBill({ root, modules, target, path }))
+      return { target, path, version: programVersion(), notices: texts }
+    })
+  } finally {
+    rmSync(chunks, { recursive: true, force: true })
+  }
+}
+
+function cachesFor(path: string): Ingredients['caches'] {
+  if (earlier !== undefined) return { of: join(resolve(earlier), relative(dist, path)) }
+  return has('--no-caches') ? 'none' : 'made'
 }
 
 /** Completions and manual page, from the same table as the help. */
-async function writeBeside() {
+async function writeBeside(): Promise<Beside> {
   const commands = await Promise.all(commandTable.map(describe))
   const completionFiles = completions(commands)
   const page = manPage(commands, programVersion())
   writeFileSync(join(dist, 'nsm.1'), page)
   for (const [name, text] of completionFiles) writeFileSync(join(dist, name), text)
-  return { completionFiles, page }
+  return { completions: completionFiles, manPage: page, licence: readFileSync(join(root, 'LICENSE'), 'utf8') }
+}
+
+/** A program is signed before it goes into packages, packages before their sums. */
+function sign(...paths: readonly string[]): void {
+  if (has('--sign') && paths.length > 0) runTool('sh', [join(root, 'installers/sign.sh'), ...paths])
 }
 
 /** As sha256sum writes and checks them. */
 function writeSums(): void {
-  const names = readdirSync(dist).filter((name) => name !== 'SHA256SUMS')
+  const names = readdirSync(dist, { withFileTypes: true }).flatMap((entry) => (entry.isFile() ? [entry.name] : []))
   const lines = names.sort().map((name) => `${hash('sha256', readFileSync(join(dist, name)))}  ${name}\n`)
   writeFileSync(join(dist, 'SHA256SUMS'), lines.join(''))
 }
 
-/**
- * In namespaces of its own: interface, routes and names of the build stay there, and no service of this machine is asked.
- * Where a user may not make any, the caches are left out; the file starts slower and does the same.
- */
-function warm(dir: string): void {
-  const unshare = ['--user', '--map-root-user', '--net', '--mount', '--pid', '--fork', '--kill-child']
-  const ownFolders = 'for dir in /run /etc; do mount -t tmpfs none $dir || exit; done; mount -t proc none /proc'
-  const prepare = `${ownFolders} && echo nameserver 127.0.0.1 > /etc/resolv.conf && ip link set lo up && exec "$@"`
-  const words = [process.execPath, join(import.meta.dirname, 'warm.ts'), dir, ...nodeFlags]
-  const { status, stderr } = spawnSync('unshare', [...unshare, 'sh', '-c', prepare, 'sh', ...words], {
-    encoding: 'utf8',
-  })
-  if (status !== 0) process.stderr.write(`no code caches inside: ${stderr ?? 'there is no unshare'}\n`)
-}
-
-/** What is not a chunk: boot script, native code, and the two answers that are ready before anything is loaded. */
-function writeParts(dir: string): void {
-  const { name, version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
-  writeFileSync(join(dir, 'package.json'), JSON.stringify({ name, version }))
-  writeFileSync(join(dir, 'help.txt'), `${rootHelpText(commandTable)}\n`)
-  writeFileSync(join(dir, 'version.txt'), `${versionLine()}\n`)
-  copyFileSync(join(root, 'scripts/package/boot.cjs'), join(dir, 'boot.cjs'))
-  copyFileSync(join(root, 'src/tunnel/wireguard/engine.wasm'), join(dir, 'engine.wasm'))
-  copyFileSync(join(root, 'node_modules/@koromix/koffi-linux-x64/linux_x64/koffi.node'), join(dir, 'koffi.node'))
+function report(path: string): void {
+  process.stdout.write(`${relative(root, path)}  ${(statSync(path).size / 1e6).toFixed(1)} MB\n`)
 }

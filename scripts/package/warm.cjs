@@ -12,9 +12,11 @@
   const scripts = new Map()
 
   class Script extends vm.Script {
-    constructor(code, options) {
-      super(code, options)
-      scripts.set(options.filename.slice('nsm:'.length), this)
+    constructor(code, { filename }) {
+      const name = filename.slice('nsm:'.length)
+      // What another process compiled is kept: one chunk serves many commands.
+      super(code, { filename, cachedData: cacheOf(name) })
+      scripts.set(name, this)
     }
   }
   const sea = { isSea: () => true, getRawAsset: partOf }
@@ -28,6 +30,14 @@
     process.argv.splice(0, 3, process.execPath, process.execPath)
   }
   vm.runInThisContext(read('boot.cjs').toString('latin1'), { filename: 'boot.cjs' })
+
+  function cacheOf(name) {
+    try {
+      return read(`${name}.cache`)
+    } catch {
+      return undefined
+    }
+  }
 
   /** A thread is given this script before the boot script. */
   function partOf(name) {

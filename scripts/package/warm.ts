@@ -24,7 +24,8 @@ try {
 /** The stand-in for the executable, as a program that the background process can be started with. */
 function writeProgram(): string {
   copyFileSync(join(import.meta.dirname, 'warm.cjs'), join(parts, 'warm.cjs'))
-  const words = [process.execPath, ...nodeFlags, join(parts, 'warm.cjs'), parts].map((word) => `'${word}'`)
+  const node = process.env['NSM_WARM_NODE']?.split(' ') ?? [process.execPath]
+  const words = [...node, ...nodeFlags, join(parts, 'warm.cjs'), parts].map((word) => `'${word}'`)
   writeFileSync(join(parts, 'nsm'), `#!/bin/sh\nexec ${words.join(' ')} "$@"\n`, { mode: 0o755 })
   return join(parts, 'nsm')
 }

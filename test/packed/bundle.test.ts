@@ -21,8 +21,11 @@ describe('foreignNames', () => {
 describe('the bundle', () => {
   const dir = mkdtempSync(join(tmpdir(), 'nsm-bundle-'))
   let names: readonly string[] = []
+  let modules: readonly string[] = []
   beforeAll(async () => {
-    names = await bundle(root, dir)
+    const bundled = await bundle(root, dir)
+    names = bundled.chunks
+    modules = bundled.modules
   })
   afterAll(() => rmSync(dir, { recursive: true, force: true }))
   const code = (name: string) => readFileSync(join(dir, name), 'latin1')
@@ -43,14 +46,30 @@ describe('the bundle', () => {
   test('loads gRPC, native code and oclif only where they are needed', () => {
     const first = reachableAtOnce('main.cjs')
     expect(first.length).toBeGreaterThan(3)
-    expect(reachableAtOnce('serve2.cjs')).toContain('grpc.cjs')
     expect(first.filter((name) => /grpc|oclif|protobuf|native|serve/.test(name))).toEqual([])
+  })
+
+  test('starts a server without the gRPC of clients and without jose: each is loaded when it is needed', () => {
+    const server = reachableAtOnce('serve2.cjs')
+    expect(server).toEqual(expect.arrayContaining(['protobuf.cjs', 'session.cjs']))
+    expect(server.filter((name) => name === 'grpc.cjs' || code(name).includes('ERR_JWS_INVALID'))).toEqual([])
+    expect(names.filter((name) => code(name).includes('ERR_JWS_INVALID'))).toHaveLength(1)
+    expect(reachableAtOnce('line.cjs')).toContain('grpc.cjs')
+  })
+
+  test('leaves out what oclif loads and no command uses', () => {
+    const inside = (path: string) => modules.some((module) => module.endsWith(path))
+    expect(inside('/@oclif/core/lib/parser/parse.js')).toBe(true)
+    for (const path of ['config/plugin-loader.js', 'config/ts-path.js', 'help/index.js', 'ux/action/spinner.js'])
+      expect(inside(`/@oclif/core/lib/${path}`), path).toBe(false)
+    for (const name of ['ejs', 'minimatch', 'tinyglobby', 'typescript', 'wrap-ansi', 'cli-spinners'])
+      expect(modules.filter((module) => module.includes(`/node_modules/${name}/`))).toEqual([])
   })
 
   test('is the same when it is made again', async () => {
     const again = mkdtempSync(join(tmpdir(), 'nsm-bundle-'))
     try {
-      expect(await bundle(root, again)).toEqual(names)
+      expect((await bundle(root, again)).chunks).toEqual(names)
       for (const name of names) expect(readFileSync(join(again, name), 'latin1'), name).toBe(code(name))
     } finally {
       rmSync(again, { recursive: true, force: true })

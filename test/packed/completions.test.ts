@@ -76,8 +76,34 @@ describe('the completions', () => {
     expect(spawnSync('zsh', ['-n', join(dir, '_nsm')], { encoding: 'utf8' })).toMatchObject({ status: 0, stderr: '' })
   })
 
+  // The shell keeps of the words it is given those that begin with what was typed.
+  test.skipIf(!has('zsh')).each(typed)('complete %s in zsh (needs zsh)', (_what, words, expected) => {
+    const script =
+      'compadd() { shift; print -rl -- "$@" }; _files() { :; }; file=$1; shift; words=("$@"); CURRENT=$#words; . "$file"'
+    const out = execFileSync('zsh', ['-fc', script, 'zsh', join(dir, '_nsm'), 'nsm', ...words], { encoding: 'utf8' })
+    const begun = out.split('\n').filter((word) => word !== '' && word.startsWith(words.at(-1) ?? ''))
+    expect(begun.sort()).toEqual([...expected()].sort())
+  })
+
   test.skipIf(!has('fish'))('are fish (needs fish)', () => {
     expect(spawnSync('fish', ['--no-execute', join(dir, 'nsm.fish')])).toMatchObject({ status: 0 })
+  })
+
+  test.skipIf(!has('fish')).each(typed)('complete %s in fish (needs fish)', (_what, words, expected) => {
+    const script = `source $argv[1]; complete -C (string join -- ' ' nsm $argv[2..])`
+    const out = execFileSync('fish', ['-Nc', script, join(dir, 'nsm.fish'), ...words], { encoding: 'utf8' })
+    const offered = out.split('\n').map((line) => line.split('\t')[0] ?? '')
+    expect(offered).toEqual(expect.arrayContaining([...expected()]))
+  })
+
+  test('are PowerShell: a table of each place, and nothing in it that ends a string or begins an expression', () => {
+    const script = files.get('nsm.ps1') ?? ''
+    const rows = [...script.matchAll(/^ {2}'([a-z -]*)' = '([a-z0-9 -]*)'$/gm)].map(([, after, words]) => ({
+      after,
+      words,
+    }))
+    expect(rows).toEqual(completionPlaces(commands).map(({ after, words }) => ({ after, words: words.join(' ') })))
+    expect(script.match(/'/g)?.length).toBe(4 * rows.length + 8)
   })
 })
 
