@@ -46,6 +46,7 @@ export class Login extends NsmCommand {
     const show = (prompt: Parameters<typeof loginPrompt>[0]) => writeError(loginPrompt(prompt))
     const store = storeChoices.find((choice) => choice === flags.store) ?? 'auto'
     const around = { method: this.#method(flags.method), keep: store !== 'none', show, signal }
+    await this.#checkNotConnected()
     const obtained = await this.context.obtainLogin(joinString, around)
     const who = await this.withDaemon(true, (daemon) => daemon.login({ joinString, ...obtained, store }, signal))
     this.log(identityText(who, this.context.wallMs()))
@@ -61,6 +62,13 @@ export class Login extends NsmCommand {
       'nothing says where the server is',
       'nsm login --join FILE, from the output of nsm serve',
     )
+  }
+
+  /** The background process refuses it too, but only once the person has logged in. */
+  async #checkNotConnected(): Promise<void> {
+    const connections = await this.askIfRunning([], async (daemon) => (await daemon.status()).connections)
+    if (connections.length === 0) return
+    throw new NsmError('CONFLICT', 'the identity is in use by connections', 'leave them first: nsm disconnect')
   }
 
   /** A runner has nobody to ask, and a person without a display opens the page elsewhere. */

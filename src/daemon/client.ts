@@ -13,26 +13,29 @@ import type {
   StatusResult,
   VersionResult,
 } from './protocol.ts'
-import { connectRpc, type RpcClient, SilentPeer } from './rpc-client.ts'
+import { AbsentPeer, connectRpc, type RpcClient, SilentPeer } from './rpc-client.ts'
 import { startDaemon } from './start.ts'
 import type { TunnelDownResult, TunnelStatusResult, TunnelUpResult } from './tunnel-protocol.ts'
 
 /** The background process over its socket; `close` ends the connection, not the process. */
 export type DaemonClient = DaemonApi & { close(): Promise<void> }
 
-/** Ours: a process that was about to end when we came is started anew, and once more. */
-const startsMax = 3
+/** Ours: a process that was about to end when we came is looked for anew, and once more. */
+const looksMax = 3
 
-/** Connects to the background process; with `start`, starts one first when none runs; else throws `UNREACHABLE`. */
+/**
+ * Connects to the background process; with `start`, starts one first when none runs. Throws `UNREACHABLE`: an `AbsentPeer`
+ * only when none runs, not for one that hangs or has no room.
+ */
 export async function connectDaemon(settings: Settings, options: { readonly start: boolean }): Promise<DaemonClient> {
-  for (let starts = 0; ; starts++) {
+  for (let looks = 0; ; looks++) {
     try {
       return await greet(await connectRpc(socketPath(settings)))
     } catch (error) {
-      const isAbsent = error instanceof NsmError && error.code === 'UNREACHABLE' && !(error instanceof SilentPeer)
-      if (!isAbsent || !options.start || starts >= startsMax) throw error
+      const mayPass = error instanceof NsmError && error.code === 'UNREACHABLE' && !(error instanceof SilentPeer)
+      if (!mayPass || looks >= looksMax || (error instanceof AbsentPeer && !options.start)) throw error
     }
-    await startDaemon(settings)
+    if (options.start) await startDaemon(settings)
   }
 }
 

@@ -14,6 +14,9 @@ export interface IssuerLogin {
   readonly refreshToken: string | undefined
 }
 
+/** A login, whose it is and where its refresh token may rest. */
+type KeepRequest = IssuerLogin & { readonly account: string; readonly choice: StoreChoice }
+
 /** Everything a kept login is made from. */
 export interface KeptLoginParts {
   readonly recordPath: string
@@ -36,24 +39,30 @@ export class KeptLogin {
     this.#parts = parts
   }
 
-  /** Puts a login away, in the place of the one before; one that finds no place is taken back at its issuer. */
-  keep(login: IssuerLogin & { readonly account: string; readonly choice: StoreChoice }): Promise<LoginRecord> {
-    return this.#inTurn(async () => {
-      const { refreshToken, choice, ...who } = login
-      const before = await this.find()
-      // Tokens of one person at one issuer may be tied together there: taking back the old one would end the new one.
-      const isSame = before?.issuer === who.issuer && before.account === who.account
-      await this.#forget(isSame ? 'here' : 'everywhere')
-      const put =
-        refreshToken === undefined
-          ? { store: 'none' as const, reasons: choice === 'none' ? [] : ['the issuer gave no refresh token'] }
-          : await putAway(this.#parts.storesOf(who.account), refreshToken, choice)
-      if (refreshToken !== undefined && put.store === 'none') await this.#revoke({ ...who, refreshToken })
-      const record = { ...who, ...put }
-      await saveLoginRecord(this.#parts.recordPath, record)
-      this.#parts.log.info('login kept', { issuer: record.issuer, store: record.store })
-      return record
-    })
+  /** Puts a login away, in the place of the one before; one that cannot be kept is taken back at its issuer. */
+  keep(login: KeepRequest): Promise<LoginRecord> {
+    return this.#inTurn(() =>
+      this.#keep(login).catch(async (error: unknown) => {
+        await this.#revoke(login)
+        throw error
+      }),
+    )
+  }
+
+  async #keep({ refreshToken, choice, ...who }: KeepRequest): Promise<LoginRecord> {
+    const before = await this.find()
+    // Tokens of one person at one issuer may be tied together there: taking back the old one would end the new one.
+    const isSame = before?.issuer === who.issuer && before.account === who.account
+    await this.#forget(isSame ? 'here' : 'everywhere')
+    const put =
+      refreshToken === undefined
+        ? { store: 'none' as const, reasons: choice === 'none' ? [] : ['the issuer gave no refresh token'] }
+        : await putAway(this.#parts.storesOf(who.account), refreshToken, choice)
+    if (put.store === 'none') await this.#revoke({ ...who, refreshToken })
+    const record = { ...who, ...put }
+    await saveLoginRecord(this.#parts.recordPath, record)
+    this.#parts.log.info('login kept', { issuer: record.issuer, store: record.store })
+    return record
   }
 
   /** What is kept, without its secret. */

@@ -9,6 +9,9 @@ export const socketPath = (settings: Pick<Settings, 'runtimeDir'>): string => jo
 /** Held by the one background process of a runtime directory. */
 export const lockPath = (settings: Pick<Settings, 'runtimeDir'>): string => join(settings.runtimeDir, 'nsm.lock')
 
+/** Held by the one background process of a state directory. */
+export const stateLockPath = (settings: Pick<Settings, 'stateDir'>): string => join(settings.stateDir, 'daemon.lock')
+
 /** Where applications get their identity: the SPIFFE Workload API. */
 export const workloadSocketPath = (settings: Pick<Settings, 'runtimeDir'>): string =>
   join(settings.runtimeDir, 'workload.sock')

@@ -18,6 +18,9 @@ export interface CallOptions {
   readonly timeoutMs?: number
 }
 
+/** Nobody listens. */
+export class AbsentPeer extends NsmError {}
+
 /** The other side holds the connection and says nothing: it hangs, or is stopped. */
 export class SilentPeer extends NsmError {}
 
@@ -138,7 +141,7 @@ function notConnected(path: string, cause: NodeJS.ErrnoException): NsmError {
   if (cause.code === 'EACCES') {
     return new NsmError('PERMISSION', `${path} belongs to another user`, 'run it as that user, or with sudo', { cause })
   }
-  return new NsmError('UNREACHABLE', 'no background process runs', '`nsm connect` starts one', { cause })
+  return new AbsentPeer('UNREACHABLE', 'no background process runs', '`nsm connect` starts one', { cause })
 }
 
 function lost(): NsmError {

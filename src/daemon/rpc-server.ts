@@ -44,6 +44,10 @@ export interface RpcServer {
 
 /** Ours [security L15]. */
 const connectionsMax = 64
+/** Ours: of all users who may not act; the own user and root always find room. */
+const strangersMax = 32
+/** Ours [security L15]: of one of them. */
+const strangerMax = 8
 /** Ours [security L15]. */
 const firstMessageMs = 5_000
 /** Ours: calls under way on one connection. */
@@ -60,11 +64,13 @@ const farewellMs = 500
 export async function startRpcServer(settings: RpcServerSettings): Promise<RpcServer> {
   const sessions = new Set<Session>()
   const server = createServer({ allowHalfOpen: false }, (socket) => {
-    if (sessions.size >= connectionsMax) return void socket.destroy()
-    const session: Session = new Session(socket, settings, () => {
+    const peer = (settings.credentialsOf ?? peerCredentials)(socket)
+    if (!hasRoom(sessions, peer)) return void socket.destroy()
+    const onEnd = () => {
       sessions.delete(session)
       settings.onConnections?.(sessions.size)
-    })
+    }
+    const session: Session = new Session(socket, { settings, peer, onEnd })
     sessions.add(session)
     settings.onConnections?.(sessions.size)
   })
@@ -80,22 +86,36 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
   }
 }
 
+function hasRoom(sessions: ReadonlySet<Session>, peer: PeerCredentials | undefined): boolean {
+  if (sessions.size >= connectionsMax) return false
+  if (mayAct(peer)) return true
+  const strangers = [...sessions].filter(({ caller }) => !caller.mayAct)
+  return strangers.length < strangersMax && strangers.filter(({ uid }) => uid === peer?.uid).length < strangerMax
+}
+
 /** One connection: messages in, each a call with its number, answers out in any order. */
 class Session {
   readonly #socket: Socket
   readonly #settings: RpcServerSettings
-  readonly #caller: Caller
+  readonly caller: Caller
   /** What the kernel says of the caller. */
-  readonly #uid: number | undefined
+  readonly uid: number | undefined
   readonly #calls = new Map<number, AbortController>()
   readonly #reader = new LineReader()
 
-  constructor(socket: Socket, settings: RpcServerSettings, onEnd: () => void) {
+  constructor(
+    socket: Socket,
+    parts: {
+      readonly settings: RpcServerSettings
+      readonly peer: PeerCredentials | undefined
+      readonly onEnd: () => void
+    },
+  ) {
+    const { settings, peer, onEnd } = parts
     this.#socket = socket
     this.#settings = settings
-    const peer = (settings.credentialsOf ?? peerCredentials)(socket)
-    this.#uid = peer?.uid
-    this.#caller = { mayAct: mayAct(peer) }
+    this.uid = peer?.uid
+    this.caller = { mayAct: mayAct(peer) }
     const silent = settings.clock.after(firstMessageMs, () => socket.destroy())
     socket.once('data', silent)
     socket.on('data', (chunk) => this.#receive(chunk))
@@ -144,7 +164,7 @@ class Session {
     try {
       const run = this.#permitted(method)
       const note = (note: object) => this.#send({ id, progress: note })
-      const result = await run(parameters, { caller: this.#caller, note, signal: abort.signal })
+      const result = await run(parameters, { caller: this.caller, note, signal: abort.signal })
       this.#send({ id, result })
     } catch (error) {
       this.#send({ id, error: toNsmError(error).toData() })
@@ -158,9 +178,9 @@ class Session {
     const run = Object.hasOwn(methods, method) ? methods[method] : undefined
     if (!run)
       throw new NsmError('USAGE', `unknown method ${method.slice(0, 64)}`, 'use the nsm command of this version')
-    if (!guarded.includes(method) || this.#caller.mayAct) return run
+    if (!guarded.includes(method) || this.caller.mayAct) return run
     log.warn('a call of another user was refused', { method })
-    audit.record({ event: 'socket.deny', uid: this.#uid, method })
+    audit.record({ event: 'socket.deny', uid: this.uid, method })
     throw new NsmError(
       'PERMISSION',
       `only root and the user of the background process may ${method}`,

@@ -9,7 +9,7 @@ import { type AuditFile, openAuditFile } from './audit-file.ts'
 import { daemonMethods, guardedMethods } from './daemon-methods.ts'
 import { createIdleTimer } from './idle-timer.ts'
 import { type Lock, takeLock } from './lock.ts'
-import { auditPath, lockPath, socketPath } from './paths.ts'
+import { auditPath, lockPath, socketPath, stateLockPath } from './paths.ts'
 import { repairLeftovers } from './repair.ts'
 import { connectRpc } from './rpc-client.ts'
 import { type RpcServer, startRpcServer } from './rpc-server.ts'
@@ -41,7 +41,8 @@ export async function runDaemon(settings: Settings): Promise<void> {
 }
 
 interface Parts {
-  readonly lock: Lock
+  /** In the order in which they are released. */
+  readonly locks: readonly Lock[]
   readonly audit: AuditFile
   readonly runtime: Runtime
   readonly server: RpcServer
@@ -54,6 +55,8 @@ async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
   const lock = await lockUnlessServed(settings)
   if (!lock) return undefined
   await makePrivateDir(settings.stateDir)
+  const stateLock = takeLock(stateLockPath(settings))
+  if (!stateLock) throw otherRuntime(settings)
   const audit = openAuditFile({ path: auditPath(settings), clock: systemClock, log })
   const { repaired } = await repairLeftovers(settings, log)
   if (repaired.length > 0) audit.record({ event: 'state.repaired', what: repaired.join('; ') })
@@ -75,9 +78,9 @@ async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
     audit,
     onConnections: (count) => idle.set('callers', count),
   })
-  ended.shutdown = createShutdown({ lock, audit, runtime, server }, log)
+  ended.shutdown = createShutdown({ locks: [stateLock, lock], audit, runtime, server }, log)
   idle.set('callers', 0)
-  return { lock, audit, runtime, server, ended }
+  return { locks: [stateLock, lock], audit, runtime, server, ended }
 }
 
 /**
@@ -112,6 +115,15 @@ function neverListens(): NsmError {
   )
 }
 
+/** Two that write the same records and renew the same login would each spoil the other's. */
+function otherRuntime({ stateDir }: Settings): NsmError {
+  return new NsmError(
+    'CONFLICT',
+    `a background process with another runtime folder uses ${stateDir}`,
+    'use its NSM_RUNTIME_DIR (or its XDG_RUNTIME_DIR), or give this one its own NSM_STATE_DIR',
+  )
+}
+
 function createShutdown(parts: Omit<Parts, 'ended'>, log: Log): (why: string) => Promise<void> {
   let ending: Promise<void> | undefined
   const end = async (why: string) => {
@@ -122,7 +134,7 @@ function createShutdown(parts: Omit<Parts, 'ended'>, log: Log): (why: string) =>
       .close()
       .catch((error: unknown) => log.error('not everything was undone', { error: String(error) }))
     await parts.audit.close()
-    parts.lock.release()
+    for (const lock of parts.locks) lock.release()
     clearTimeout(force)
     endSoon()
   }

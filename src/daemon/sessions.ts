@@ -11,7 +11,6 @@ import type { IdentitySource, IdentityState } from '../identity/source.ts'
 import type { Target } from '../nsm/channel.ts'
 import { exchangeIdToken, exchangeJoinToken, renewIdentity } from '../nsm/exchange.ts'
 import { findDomain, type NameService } from '../nsm/interdomain-lookup.ts'
-import { openWorkloadApi } from '../nsm/workload-api.ts'
 import { auditedLogin } from './audited-login.ts'
 import { openDomainSession } from './domain-session.ts'
 import type { IdentityResult, LoginApi, LoginRequest } from './login-protocol.ts'
@@ -21,7 +20,7 @@ import { createNameService } from './name-service.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
 import type { ConnectRequest } from './protocol.ts'
 import { openSession, type Session, urlOf } from './session.ts'
-import { forgetStored, readLastDomain, readStoredSvid } from './stored-identity.ts'
+import { forgetStored, readLastDomain, readLoginDomains, readStoredSvid } from './stored-identity.ts'
 import { openSvid, svidKey } from './svid-source.ts'
 
 /** How a request says who asks and whom. */
@@ -98,12 +97,15 @@ export class Sessions implements LoginApi {
     })
   }
 
-  /** Forgets the identity that was stored last, or that is in memory. Ends every session, so nobody may be connected. */
+  /**
+   * Forgets the identity in memory, or the one that was stored last with those of every login: nobody stays logged in. Ends
+   * every session, so nobody may be connected.
+   */
   logout(): Promise<IdentityResult> {
     return this.#turns.run('sessions', async () => {
       const who = await this.whoami()
       await this.close()
-      const warnings = this.#ephemeralDomain === undefined ? await this.#forgetLast() : []
+      const warnings = this.#ephemeralDomain === undefined ? await this.#forget() : []
       this.#ephemeralDomain = undefined
       return { ...who, ...(warnings.length > 0 ? { warnings } : {}) }
     })
@@ -118,11 +120,13 @@ export class Sessions implements LoginApi {
     return { apiVersion: 'nsm/whoami/v1', spiffeId, notAfterMs, ...(login ? { login } : {}) }
   }
 
-  async #forgetLast(): Promise<readonly string[]> {
+  async #forget(): Promise<readonly string[]> {
     const { settings } = this.#parts
-    const domain = await readLastDomain(settings)
-    const failures = domain === undefined ? [] : await this.logins.of(domain).forget()
-    await forgetStored(settings)
+    const last = await readLastDomain(settings)
+    const domains = new Set([...(last === undefined ? [] : [last]), ...(await readLoginDomains(settings))])
+    const failures: string[] = []
+    for (const domain of domains) failures.push(...(await this.logins.of(domain).forget()))
+    await forgetStored(settings, [...domains])
     return failures
   }
 
@@ -173,9 +177,11 @@ export class Sessions implements LoginApi {
     const { workloadHint: hint, workloadId: spiffeId } = credentials
     const way = await this.#wayTo(credentials, signal)
     const choice = { ...(hint === undefined ? {} : { hint }), ...(spiffeId === undefined ? {} : { spiffeId }) }
-    return this.#openFrom(`workload ${socket} ${JSON.stringify(choice)}`, way, () =>
-      openWorkloadApi({ ...this.#parts, socket, choice, signal }),
-    )
+    return this.#openFrom(`workload ${socket} ${JSON.stringify(choice)}`, way, async () => {
+      // Not before there is an agent to ask: the background process answers sooner without gRPC's client.
+      const { openWorkloadApi } = await import('../nsm/workload-api.ts')
+      return openWorkloadApi({ ...this.#parts, socket, choice, signal })
+    })
   }
 
   async #openFrom(whence: string, way: Way, openSource: () => Promise<IdentitySource>): Promise<Session> {

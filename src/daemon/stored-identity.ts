@@ -1,9 +1,10 @@
-import { rm } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
+import { basename, dirname } from 'node:path'
 import { readPrivateFile } from '../base/files.ts'
 import type { Settings } from '../base/settings.ts'
 import { loadEnrolment } from '../identity/enrolment-file.ts'
 import type { Svid } from '../identity/source.ts'
-import { enrolmentPath, lastDomainPath } from './paths.ts'
+import { enrolmentPath, lastDomainPath, loginPath } from './paths.ts'
 
 /** The trust domain that was joined last; undefined when none was. */
 export async function readLastDomain(settings: Settings): Promise<string | undefined> {
@@ -16,9 +17,15 @@ export async function readStoredSvid(settings: Settings): Promise<Svid | undefin
   return domain === undefined ? undefined : (await loadEnrolment(enrolmentPath(settings, domain)))?.state.svid
 }
 
-/** Removes the identity of the trust domain that was joined last, its key with it. */
-export async function forgetStored(settings: Settings): Promise<void> {
-  const domain = await readLastDomain(settings)
-  if (domain !== undefined) await rm(enrolmentPath(settings, domain), { force: true })
+/** The trust domains that somebody logged in to on this machine. */
+export async function readLoginDomains(settings: Settings): Promise<readonly string[]> {
+  const suffix = basename(loginPath(settings, ''))
+  const names = await readdir(dirname(loginPath(settings, ''))).catch(() => [])
+  return names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length))
+}
+
+/** Removes the identities of these trust domains, their keys with them, and which was joined last. */
+export async function forgetStored(settings: Settings, domains: readonly string[]): Promise<void> {
+  for (const domain of domains) await rm(enrolmentPath(settings, domain), { force: true })
   await rm(lastDomainPath(settings), { force: true })
 }

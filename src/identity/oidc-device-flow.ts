@@ -1,4 +1,5 @@
 import { type Clock, sleep } from '../base/clock.ts'
+import { toNsmError } from '../base/errors.ts'
 import {
   errorWord,
   findEndpoints,
@@ -41,11 +42,17 @@ export async function loginByDevice(
   const form = { ...client, grant_type: 'urn:ietf:params:oauth:grant-type:device_code', device_code: secret }
   while (clock.monotonicMs() + intervalMs < endsMs) {
     await sleep(clock, intervalMs, signal)
-    const answer = await postForm(token, form, signal)
-    if (answer['error'] === 'slow_down') intervalMs += slowDownMs
+    const answer = await postForm(token, form, signal).catch((error: unknown) => unlessUnreachable(error, signal))
+    if (!answer) intervalMs *= 2
+    else if (answer['error'] === 'slow_down') intervalMs += slowDownMs
     else if (answer['error'] !== 'authorization_pending') return tokensOf(answer)
   }
   throw loginFailed('nobody confirmed the login in time')
+}
+
+/** [RFC 8628 3.5] A network that fails for a while ends no login; it is asked half as often. */
+function unlessUnreachable(error: unknown, signal: AbortSignal): undefined {
+  if (signal.aborted || toNsmError(error).code !== 'UNREACHABLE') throw error
 }
 
 /** Both are printed to a terminal. */

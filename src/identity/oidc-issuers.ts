@@ -132,7 +132,7 @@ function templateOf(value: PlacedValue): string {
   const [first = '', ...others] = segments
   const isLegal = segments.every((segment) => placeholderOf(segment) !== undefined || isLiteral(segment))
   if (!id.startsWith('/') || !isLegal || others.length === 0 || !isLiteral(first)) {
-    throw value.fault('is a path like /ci/{repository_id}: a word first, a {claim} stands for a whole segment')
+    throw value.fault('must be a path like /ci/{repository_id}: a word first, a {claim} stands for a whole segment')
   }
   if (['server', 'site', 'member'].includes(first))
     throw value.fault(`begins with /${first}, which is the server's own`)
@@ -158,7 +158,7 @@ function checkApart(issuers: readonly OidcIssuer[], value: PlacedValue): void {
   }
 }
 
-const urlForm = 'is an https URL without user, query and fragment'
+const urlForm = 'must be an https URL without user, query and fragment'
 
 /** [OIDC Discovery 3] HTTPS without query or fragment; plain HTTP only where the bytes never leave the machine. */
 function isIssuerUrl(text: string): boolean {

@@ -54,7 +54,7 @@ export class PlacedValue {
 
   /** An object with keys that are not known beforehand. */
   entries(): [string, PlacedValue][] {
-    if (!isMap(this.#node)) throw this.fault('is an object')
+    if (!isMap(this.#node)) throw this.fault('must be an object')
     return this.#node.items.map(({ key, value }) => {
       const name = isScalar(key) && typeof key.value === 'string' ? key.value : undefined
       if (name === undefined) throw this.fault('has a key that is no text: put it into quotes')
@@ -64,7 +64,7 @@ export class PlacedValue {
   }
 
   list(): PlacedValue[] {
-    if (!isSeq(this.#node)) throw this.fault('is a list')
+    if (!isSeq(this.#node)) throw this.fault('must be a list')
     return this.#node.items.map((item, index) => this.#child(item, `${this.#at.place}[${index}]`))
   }
 
@@ -77,7 +77,7 @@ export class PlacedValue {
   text(): string {
     const value = this.#scalar()
     if (typeof value === 'string' && value !== '' && value.length <= textMaxCharacters) return value
-    const what = `is a text of 1 to ${textMaxCharacters} characters`
+    const what = `must be a text of 1 to ${textMaxCharacters} characters`
     throw this.fault(typeof value === 'string' ? what : `${what}: put it into quotes`)
   }
 
@@ -100,7 +100,7 @@ export class PlacedValue {
   oneOf<T extends string>(known: readonly T[]): T {
     const value = this.#scalar()
     const found = known.find((one) => one === value)
-    if (found === undefined) throw this.fault(`is one of ${known.join(', ')}`)
+    if (found === undefined) throw this.fault(`must be one of ${known.join(', ')}`)
     return found
   }
 
@@ -110,7 +110,7 @@ export class PlacedValue {
     try {
       return parseDurationMs(typeof value === 'string' ? value : '')
     } catch {
-      throw this.fault('is a time like 90s, 10m or 1h, at most 24h')
+      throw this.fault('must be a time like 90s, 10m or 1h, at most 24h')
     }
   }
 
@@ -118,7 +118,7 @@ export class PlacedValue {
   count(max: number): number {
     const value = this.#scalar()
     if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= max) return value
-    throw this.fault(`is a whole number from 1 to ${max}`)
+    throw this.fault(`must be a whole number from 1 to ${max}`)
   }
 
   /** The error of this place. */

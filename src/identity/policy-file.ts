@@ -68,13 +68,13 @@ function bundleOf(value: PlacedValue): FederatedDomain['bundle'] {
   if (profile === 'file') return { profile, path: fields.need('path').text() }
   const url = fields.need('url').text()
   if (!/^https:\/\/[^/@?#]+(\/[^?#]*)?$/.test(url) || !URL.canParse(url)) {
-    throw fields.need('url').fault('is an https URL without user, query and fragment [SPIFFE Federation 5.2]')
+    throw fields.need('url').fault('must be an https URL without user, query and fragment [SPIFFE Federation 5.2]')
   }
   if (profile === 'https_web') return { profile, url }
   const path = fields.get('bundle_file')?.text()
   const endpointId = fields.need('endpoint_id')
   const { isOpen, segments } = endpointId.parsed(parseIdPattern)
-  if (isOpen || segments.includes(undefined)) throw endpointId.fault('is one SPIFFE ID, no pattern')
+  if (isOpen || segments.includes(undefined)) throw endpointId.fault('must be one SPIFFE ID, no pattern')
   return { profile, url, endpointId: endpointId.text(), ...(path !== undefined && { path }) }
 }
 
@@ -115,7 +115,7 @@ const lifetimeMinMs = 10_000
 
 function lifetimeOf(value: PlacedValue): number {
   const lifetimeMs = value.durationMs()
-  if (lifetimeMs < lifetimeMinMs) throw value.fault('is at least 10s')
+  if (lifetimeMs < lifetimeMinMs) throw value.fault('must be at least 10s')
   return lifetimeMs
 }
 
@@ -131,9 +131,10 @@ function servicesOf(fields: PlacedFields, may: readonly PolicyAction[]): readonl
 function serviceOf(value: PlacedValue, may: readonly PolicyAction[]): string {
   const name = value.text()
   if (!/^(\*|[A-Za-z0-9._-]+)(@[A-Za-z0-9._-]+)?$/.test(name)) {
-    throw value.fault('is the name of a service, with its @domain where it has one, or "*" for all')
+    throw value.fault('must be the name of a service, with its @domain where it has one, or "*" for all')
   }
-  if (may.includes('own') && /[*@]/.test(name)) throw value.fault('is a name of this server: each is owned by itself')
+  if (may.includes('own') && /[*@]/.test(name))
+    throw value.fault('must be a name of this server: each is owned by itself')
   return name
 }
 
@@ -148,7 +149,7 @@ function denialOf(value: PlacedValue): Denial {
 
 function nameOf(value: PlacedValue): string {
   const name = value.text()
-  if (!/^[A-Za-z0-9._-]{1,64}$/.test(name)) throw value.fault('is at most 64 letters, digits, ".", "-" and "_"')
+  if (!/^[A-Za-z0-9._-]{1,64}$/.test(name)) throw value.fault('must be at most 64 letters, digits, ".", "-" and "_"')
   return name
 }
 
@@ -159,7 +160,7 @@ function prefixOf(value: PlacedValue): Prefix {
 function zoneOf(value: PlacedValue): string {
   const zone = value.text().replace(/\.$/, '').toLowerCase()
   const isName = zone.split('.').every((label) => /^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$/.test(label))
-  if (!isName) throw value.fault('is a domain name')
+  if (!isName) throw value.fault('must be a domain name')
   return zone
 }
 
@@ -188,5 +189,5 @@ function ownDomain({ domains }: PolicyRules, admission: PlacedValue): string {
   if (new Set(names).size < names.length) throw admission.fault('has a domain twice')
   const [first, ...others] = own
   if (first && others.length === 0) return first.trustDomain
-  throw admission.fault('has one domain with `bundle: own`, that of the server')
+  throw admission.fault('must have one domain with `bundle: own`, that of the server')
 }

@@ -106,11 +106,14 @@ const nextSteps: Readonly<Record<ErrorCode, string>> = {
   LOST: 'try again',
 }
 
+const federateNext =
+  'ask whoever runs the server to federate with that domain: both servers name the other one in their policy'
 const notGrantedNext = 'ask whoever runs the server for a grant; `nsm whoami` shows the identity to name'
 
 /** Texts of NSM's programs and of grpc-js, most telling first. [NSM sdk] */
 const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode; readonly next: string }[] = [
   { fragment: `${notPrivileged}: NOT_GRANTED`, code: 'REFUSED', next: notGrantedNext },
+  { fragment: 'and we do not trust each other', code: 'IDENTITY', next: federateNext },
   { fragment: notPrivileged, code: 'REFUSED', next: 'check the clocks of both machines and the identity in use' },
   { fragment: 'message larger than max', code: 'REFUSED', next: nextSteps.REFUSED },
   { fragment: 'No message received', code: 'UNREACHABLE', next: nextSteps.UNREACHABLE },

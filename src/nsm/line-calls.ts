@@ -14,6 +14,8 @@ export interface CallLine {
   readonly client: Client
   /** The server of the last handshake. */
   server(): PeerIdentity | undefined
+  /** Why the last handshake failed for good; grpc-js repeats it by itself, and calls meanwhile hear of no connection only. */
+  refused(): NsmError | undefined
   /** Calls the listener when no call on this line can succeed: one side does not believe the other, or the line is closed. */
   onRefused(listener: (error: NsmError) => void): () => void
   /** The server has answered a call: it accepts our identity, and only many connections without an answer say otherwise. */
@@ -52,7 +54,7 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
         stop()
         const server = line.server()
         if (failure) return reject(failure.reason)
-        if (error) return reject(explain(error, { ...call, timeoutMs }))
+        if (error) return reject(explain(error, line, { ...call, timeoutMs }))
         if (message === undefined || !server) return reject(noAnswer(call.target))
         resolve({ message, header: (key) => lastText(header, key), server })
       },
@@ -135,7 +137,7 @@ async function* readAnswers<T>(
     for await (const message of started) yield message
     if (failure) throw failure.reason
   } catch (error) {
-    throw failure ? failure.reason : explain(error, call)
+    throw failure ? failure.reason : explain(error, line, call)
   } finally {
     stop()
     started.cancel()
@@ -159,10 +161,16 @@ function metadataOf(settings: CallSettings, waitByDefault: boolean): Metadata {
   return metadata
 }
 
-/** Names the server in what grpc-js says of silence; every other failure keeps its own text. */
-function explain(error: unknown, call: { readonly target: Target; readonly timeoutMs?: number }): NsmError {
+/** Names the server in what grpc-js says of silence, or why there is no connection; every other failure keeps its own text. */
+function explain(
+  error: unknown,
+  line: Pick<CallLine, 'refused'>,
+  call: { readonly target: Target; readonly timeoutMs?: number },
+): NsmError {
   const known = fromGrpcError(error)
   if (known.code !== 'UNREACHABLE') return known
+  const refused = line.refused()
+  if (refused && known.message.startsWith(noConnection)) return refused
   const where = addressText(call.target)
   const text = isDeadline(known.cause)
     ? `no answer from ${where} within ${(call.timeoutMs ?? 0) / 1000} s`

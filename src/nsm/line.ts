@@ -29,13 +29,15 @@ export function createLine(settings: {
     for (const listener of [...listeners]) listener(error)
   }
   let unanswered = 0
+  let refused: NsmError | undefined
   const watched = new WatchedCredentials(security, {
     connected() {
+      refused = undefined
       unanswered++
       if (unanswered > unansweredMax) tell(notAccepted(target))
     },
     failed(error) {
-      const refused = security.refusal() ?? certificateFault(error)
+      refused = security.refusal() ?? certificateFault(error)
       if (refused) tell(refused)
     },
   })
@@ -47,6 +49,7 @@ export function createLine(settings: {
   return {
     client,
     server: () => security.serverIdentity(),
+    refused: () => refused,
     onRefused(listener) {
       listeners.add(listener)
       return () => void listeners.delete(listener)

@@ -1,4 +1,4 @@
-import { Client, credentials, status } from '@grpc/grpc-js'
+import { Client, credentials } from '@grpc/grpc-js'
 import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { type ErrorCode, NsmError } from '../base/errors.ts'
@@ -7,6 +7,7 @@ import { followWorkload, parseEndpointSocket, type WatchWorkload } from '../iden
 import type { WorkloadChoice, WorkloadUpdate } from '../identity/workload-state.ts'
 import { SpiffeWorkloadAPI, type X509SVIDResponse } from './generated/workload_pb.js'
 import { messageMaxBytes } from './limits.ts'
+import { status } from './status-code.ts'
 import { codeOf, followAgent } from './workload-calls.ts'
 import { createJwtSource, type TokenSource } from './workload-jwt.ts'
 

@@ -1,13 +1,12 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
-import { type Client, Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import { type Client, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { systemClock } from '../base/clock.ts'
 import { printable } from '../base/printable.ts'
 import { methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+import { status } from './status-code.ts'
+import { securityHeader } from './workload-header.ts'
 
 /* Calls of a Workload API. They reject with what grpc-js says, or the reason of the signal; whoever asks knows what it means. */
-
-/** Agents refuse calls without it: a web page that was made to send a request cannot set it [SPIFFE Workload Endpoint 6]. */
-export const securityHeader = 'workload.spiffe.io'
 
 /** The answers of one stream, until the signal. */
 export async function* followAgent<I extends DescMessage, O extends DescMessage>(

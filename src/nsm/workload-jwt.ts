@@ -1,4 +1,4 @@
-import { type Client, status } from '@grpc/grpc-js'
+import type { Client } from '@grpc/grpc-js'
 import { type ErrorCode, NsmError } from '../base/errors.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import {
@@ -9,6 +9,7 @@ import {
   type ValidateJWTSVIDRequest,
   type ValidateJWTSVIDResponse,
 } from './generated/workload_pb.js'
+import { status } from './status-code.ts'
 import { askAgent, codeOf, detailsOf, followAgent } from './workload-calls.ts'
 
 /** JWT-SVIDs of an authority that signs them [SPIFFE JWT-SVID]; fails with `USAGE`, `PERMISSION` or `UNREACHABLE`. */

@@ -1,5 +1,4 @@
 import { isDeepStrictEqual } from 'node:util'
-import { status } from '@grpc/grpc-js'
 import { NsmError } from '../base/errors.ts'
 import type { IdentityState, TrustBundles } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
@@ -7,8 +6,9 @@ import type { Call } from './call.ts'
 import { type JWTSVIDRequest, SpiffeWorkloadAPI } from './generated/workload_pb.js'
 import { type MethodBinding, openServerStream, openUnary } from './grpc.ts'
 import type { GrpcStatus } from './grpc-status.ts'
+import { status } from './status-code.ts'
 import { concatenate, encodeBundles } from './svid-encoding.ts'
-import { securityHeader } from './workload-calls.ts'
+import { securityHeader } from './workload-header.ts'
 import type { JwtSource } from './workload-jwt.ts'
 
 /* The SPIFFE Workload API as a server: every message is the complete state, the first at once, the next after each change.
@@ -40,7 +40,7 @@ export function workloadService(identities: ServedIdentities): readonly MethodBi
   const jwt = [
     openUnary(fetchJWTSVID, (request, { signal }) => jwtSvids(identities.current(), request, signal)),
     openUnary(validateJWTSVID, (request, { signal }) => (agent() ?? notEntitled()).validate(request, signal)),
-    openServerStream(fetchJWTBundles, (_, { signal }) => (agent() ?? notEntitled()).bundles(signal)),
+    openServerStream(fetchJWTBundles, (_, { signal }) => keysOf(identities, agent() ?? notEntitled(), signal)),
   ]
   return [...x509, ...jwt.map((method) => ifSigned(method, () => agent() !== undefined))].map(withHeader)
 }
@@ -67,6 +67,19 @@ async function* eachState<T>(
     }
   } finally {
     signal.removeEventListener('abort', wake)
+    stop()
+  }
+}
+
+/** The keys that an agent tells, for as long as an identity of it is served. */
+async function* keysOf(identities: ServedIdentities, agent: JwtSource, signal: AbortSignal) {
+  const left = new AbortController()
+  const stop = identities.onChange(() => {
+    if (!identities.current().some(({ jwt }) => jwt === agent)) left.abort(agentLeft())
+  })
+  try {
+    yield* agent.bundles(AbortSignal.any([signal, left.signal]))
+  } finally {
     stop()
   }
 }
@@ -149,4 +162,8 @@ function refusalOf(code: status, details: string): GrpcStatus {
 /** [SPIFFE Workload API 5.2.1] Clients ask again, with pauses. */
 function notEntitled(): never {
   throw new NsmError('PERMISSION', 'no identity for this process', 'connect first: nsm connect SERVICE')
+}
+
+function agentLeft(): NsmError {
+  return new NsmError('UNREACHABLE', 'the identity of these keys is not served any more', 'ask again')
 }

@@ -60,10 +60,9 @@ export abstract class NsmCommand extends Command {
     try {
       return await this.withDaemon(false, call)
     } catch (error) {
-      const { SilentPeer } = await import('../daemon/rpc-client.ts')
-      const isAbsent = error instanceof NsmError && error.code === 'UNREACHABLE' && !(error instanceof SilentPeer)
-      if (!isAbsent) throw error
-      return absent
+      const { AbsentPeer } = await import('../daemon/rpc-client.ts')
+      if (error instanceof AbsentPeer) return absent
+      throw error
     }
   }
 

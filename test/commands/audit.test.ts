@@ -61,7 +61,9 @@ describe('nsm audit', () => {
       /serve-audit\.jsonl {2}whole {2}lines 1 to 2 {2}head [0-9a-f]{64}$/,
     )
     for (const none of [join(dir, 'none.jsonl'), dir]) {
-      expect([(await nsm('/nowhere', none)).exitCode, (await nsm('/nowhere', '--verify', none)).exitCode]).toEqual([2, 2])
+      expect([(await nsm('/nowhere', none)).exitCode, (await nsm('/nowhere', '--verify', none)).exitCode]).toEqual([
+        2, 2,
+      ])
     }
   })
 })

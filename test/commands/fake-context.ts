@@ -1,8 +1,8 @@
-import { NsmError } from '../../src/base/errors.ts'
 import { runCommandLine } from '../../src/commands/main.ts'
 import type { IdentityResult } from '../../src/daemon/login-protocol.ts'
 import type { PolicyCheckResult, PolicyTestResult } from '../../src/daemon/policy-protocol.ts'
 import type { ConnectionView, ConnectRequest, DisconnectRequest, ListRequest } from '../../src/daemon/protocol.ts'
+import { AbsentPeer } from '../../src/daemon/rpc-client.ts'
 import type { CommandContext, DaemonConnection, ServeHandle } from '../../src/ui/command-context.ts'
 import { fakeDnsApi, fakeDnsContext } from './fake-dns.ts'
 import { fakeLoginApi } from './fake-login.ts'
@@ -104,7 +104,7 @@ export function fakeContext(options: FakeOptions = {}): {
     readInput: async () => options.input ?? '',
     connectDaemon: async (_settings, { start }) => {
       recorded.calls.push({ name: 'open', request: { start } })
-      if (options.daemonRuns === false) throw new NsmError('UNREACHABLE', 'no background process runs', 'nsm connect')
+      if (options.daemonRuns === false) throw new AbsentPeer('UNREACHABLE', 'no background process runs', 'nsm connect')
       return fakeDaemon(answer, recorded, options)
     },
     startServe: (request) => answer('serve', options.serve ?? endlessServe(), request),

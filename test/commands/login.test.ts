@@ -1,9 +1,11 @@
 import { describe, expect, test, vi } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { identityText } from '../../src/ui/login-text.ts'
-import { runFake as run } from './fake-context.ts'
+import { type FakeOptions, runFake, upView } from './fake-context.ts'
 import { someIdentity } from './fake-login.ts'
 
+/** On a machine that has nothing connected, unless the test says so. */
+const run = (argv: readonly string[], options: FakeOptions = {}) => runFake(argv, { connections: [], ...options })
 const joinString = 'nsm://192.0.2.1:5001/?td=acme.example&pin=x'
 const terminal = { isTerminal: true, environment: { NSM_JOIN_STRING: joinString } }
 
@@ -63,6 +65,12 @@ describe('login', () => {
     const { call } = await run(['login', '--method', 'device', ...args], terminal)
     vi.unstubAllEnvs()
     expect([call('login'), call('obtainLogin')]).toMatchObject([{ store }, { keep }])
+  })
+
+  test('asks nobody while a connection uses the identity, nor starts a process to find out', async () => {
+    const { exitCode, call, err } = await run(['login', '--method', 'device'], { ...terminal, connections: [upView] })
+    expect([exitCode, call('obtainLogin'), call('open')]).toEqual([8, undefined, { start: false }])
+    expect(err).toContain('nsm disconnect')
   })
 
   test('knows no other place', async () => {

@@ -70,6 +70,8 @@ describe('--json', () => {
     const { context, recorded } = fakeContext({
       input: 'nsm://192.0.2.1:5001/?td=x&pin=y',
       signal: id.endsWith('serve') ? AbortSignal.abort() : new AbortController().signal,
+      // Nobody logs in while something is connected.
+      ...(id === 'login' ? { connections: [] } : {}),
     })
     expect(await runCommandLine([...id.split(' '), ...rest, '--json'], context)).toBe(0)
     expect(recorded.out).toHaveLength(1)

@@ -1,4 +1,5 @@
 import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -10,6 +11,7 @@ import { connectDaemon, type DaemonClient } from '../../src/daemon/client.ts'
 import { daemonMethods, guardedMethods } from '../../src/daemon/daemon-methods.ts'
 import { socketPath } from '../../src/daemon/paths.ts'
 import type { ConnectRequest, ProgressStep } from '../../src/daemon/protocol.ts'
+import { AbsentPeer } from '../../src/daemon/rpc-client.ts'
 import { type Method, type RpcServer, startRpcServer } from '../../src/daemon/rpc-server.ts'
 import { fakeContext } from '../commands/fake-context.ts'
 
@@ -53,6 +55,30 @@ const request: ConnectRequest = {
   },
   ...{ dnsMode: 'fanout', dns: 'auto', timeoutMs: 5_000, manager: 'tcp://192.0.2.1:5001', name: 'laptop' },
 }
+
+describe('a background process that takes no calls', () => {
+  const connectTo = async (callersUntilItEnds: number) => {
+    let callers = 0
+    const ending = createServer((socket) => {
+      if (++callers >= callersUntilItEnds) ending.close()
+      socket.on('error', () => {}).destroy()
+    })
+    await new Promise<void>((resolve) => ending.listen(socketPath(settings), resolve))
+    const refused = await connectDaemon(settings, { start: false }).catch((error: unknown) => error)
+    ending.close()
+    return refused
+  }
+
+  test('is no absent one where it has no room', async () => {
+    const refused = await connectTo(100)
+    expect(refused).toMatchObject({ code: 'UNREACHABLE' })
+    expect(refused).not.toBeInstanceOf(AbsentPeer)
+  })
+
+  test('is an absent one where it was about to end', async () => {
+    expect(await connectTo(1)).toBeInstanceOf(AbsentPeer)
+  })
+})
 
 describe('the background process over its socket', () => {
   test('gets the request of a connect as it was, and tells its progress and its result', async () => {

@@ -46,6 +46,20 @@ describe('the background process', () => {
     expect(new Set(pids).size).toBe(1)
   })
 
+  test('is alone in its state folder: one with another runtime folder is a CONFLICT until it has ended', async () => {
+    const first = await pidOf(true)
+    const elsewhere = { ...settings, runtimeDir: join(dir, 'other-run') }
+    await expect(connectDaemon(elsewhere, { start: true })).rejects.toMatchObject({
+      code: 'CONFLICT',
+      message: expect.stringContaining(settings.stateDir),
+      next: expect.stringContaining('NSM_RUNTIME_DIR'),
+    })
+    process.kill(first, 'SIGTERM')
+    await gone(first)
+    settings = elsewhere
+    expect(await pidOf(true)).not.toBe(first)
+  })
+
   test('ends by itself when it holds nothing and nobody calls, and removes its socket', async () => {
     await gone(await pidOf(true))
     expect(existsSync(socketPath(settings))).toBe(false)

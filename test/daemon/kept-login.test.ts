@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -202,6 +202,15 @@ describe('a kept login', () => {
     await kept.discard({ ...login, refreshToken: 'of-a-refused-login' })
     await kept.discard({ ...login, refreshToken: undefined })
     expect(forms('revocation').map((form) => form.get('token'))).toEqual(['token-0', 'of-a-refused-login'])
+  })
+
+  test('that cannot be put on record is taken back', async () => {
+    const { kept, recordPath, login, forms } = await bench()
+    rmSync(recordPath)
+    mkdirSync(recordPath)
+    const keep = kept.keep({ ...login, refreshToken: 'of-no-record', account, choice: 'auto' })
+    await expect(keep).rejects.toThrow('EISDIR')
+    expect(forms('revocation').map((form) => form.get('token'))).toEqual(['of-no-record'])
   })
 
   test('never shows a refresh token twice, whatever fails in whatever order', async () => {

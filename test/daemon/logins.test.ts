@@ -41,6 +41,7 @@ afterEach(async () => {
 async function serve(
   times = { ttl: '2h', max_session: '3h' },
   jobs?: { readonly url: string; readonly allowed: readonly string[] },
+  trustDomain = 'test.internal',
 ): Promise<RunningServe> {
   const rules = [{ name: 'staff', match: { sub: ['alice', 'bob'] }, id: '/user/{sub}', ...times }]
   const issuers = [{ name: 'staff', issuer: provider.url, client_id: loginClient, rules }]
@@ -48,8 +49,8 @@ async function serve(
   await writeFile(path, JSON.stringify({ issuers }))
   const running = await startServe(
     {
-      ...{ service: 'blue', prefixes: ['10.64.0.0/16'], dnsDomain: 'blue.nsm.internal', trustDomain: 'test.internal' },
-      ...{ stateDir: join(dir, 'server'), runtimeDir: join(dir, 'server', 'run') },
+      ...{ service: 'blue', prefixes: ['10.64.0.0/16'], dnsDomain: 'blue.nsm.internal', trustDomain },
+      ...{ stateDir: join(dir, trustDomain), runtimeDir: join(dir, trustDomain, 'run') },
       ...{ listen: '127.0.0.1:0', wireguardPort: 0, issuers: jobs ?? { path } },
     },
     log,
@@ -224,6 +225,18 @@ describe('a login that is kept', () => {
     expect(readdirSync(join(dir, 'laptop', 'identities'))).toEqual([])
     expect(revocations().map((form) => form.get('token'))).toEqual([request.refreshToken])
     expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
+  })
+
+  test('that ends takes those to other servers with it', async () => {
+    const { sessions, request } = await connected()
+    const { openJoinString: joinString = '' } = await serve(undefined, undefined, 'other.internal')
+    const other = await logIn(joinString, 'bob')
+    await sessions.login(other, signal)
+    expect(readdirSync(join(dir, 'laptop', 'identities'))).toHaveLength(7)
+    await sessions.logout()
+    expect(readdirSync(join(dir, 'laptop', 'identities'))).toEqual([])
+    const tokens = revocations().map((form) => form.get('token'))
+    expect(tokens.toSorted()).toEqual([request.refreshToken, other.refreshToken].toSorted())
   })
 
   test('that ends while the issuer is away is gone from here, and what did not succeed is told', async () => {

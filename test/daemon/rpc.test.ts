@@ -243,6 +243,33 @@ describe('the socket server', () => {
     for (const socket of open) socket.destroy()
   })
 
+  test('lets other users take no more than their part, and the own user in all the same', async () => {
+    let uid = 0
+    let open = 0
+    const onConnections = (count: number) => {
+      open = count
+    }
+    await (await serve({}, { credentialsOf: () => ({ pid: 1, uid, gid: uid }), onConnections })).close()
+    const sockets: Socket[] = []
+    const dial = () => {
+      const socket = connectSocket(path)
+        .on('error', () => {})
+        .resume()
+      sockets.push(socket)
+      return new Promise<void>((resolve) => socket.once('close', resolve))
+    }
+    for (uid = 1_001; uid <= 1_004; uid++) {
+      for (let count = 0; count < 8; count++) void dial()
+      await expect.poll(() => open).toBe(8 * (uid - 1_000))
+      await dial()
+    }
+    await dial()
+    uid = 0
+    for (let count = 0; count < 32; count++) void dial()
+    await expect.poll(() => open).toBe(64)
+    for (const socket of sockets) socket.destroy()
+  })
+
   test('replaces the socket of a dead process and removes its own at the end', async () => {
     await (await serve({})).close()
     const first = server

@@ -146,6 +146,7 @@ describe('two companies that do not federate', () => {
     await expect(client.request(ask('acme@acme.example'), signal)).rejects.toMatchObject({
       code: 'IDENTITY',
       message: expect.stringContaining('do not trust each other'),
+      next: expect.stringContaining('federate'),
     })
   })
 })

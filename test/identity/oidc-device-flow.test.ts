@@ -53,6 +53,15 @@ test('loginByDevice asks at the interval of the issuer, and 5 s slower each time
   })
 })
 
+test('loginByDevice lives through a network that fails meanwhile, and asks half as often after it', async () => {
+  const broken = new Response(null, { headers: { 'content-length': '100', connection: 'close' } })
+  const pending = { error: 'authorization_pending' }
+  const { url } = await issuerOf({ ...begun, interval: 2 }, [broken, broken, pending, { id_token: 'a.b.c' }])
+  const { result, waits } = await login(url)
+  expect(result).toMatchObject({ idToken: 'a.b.c' })
+  expect(waits).toEqual([2_000, 4_000, 8_000, 8_000])
+})
+
 test.each([
   ['its own end', { expires_in: 30 }, 5],
   ['half an hour, whatever it says', { expires_in: 1e9, interval: 600 }, 2],

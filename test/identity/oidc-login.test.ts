@@ -113,7 +113,9 @@ describe('loginByBrowser', () => {
   })
 
   test.each(['', 'x', 'a.b.c', `${btoa('{}')}.${btoa('[')}.`])('refuses %j as an ID token', async (idToken) => {
-    const { url } = await scriptedIssuer(() => ({ id_token: idToken }), { authorization: 'https://issuer.example/login' })
+    const { url } = await scriptedIssuer(() => ({ id_token: idToken }), {
+      authorization: 'https://issuer.example/login',
+    })
     const show = (page: string) => {
       const { searchParams } = new URL(page)
       void fetch(`${searchParams.get('redirect_uri')}?code=x&state=${searchParams.get('state')}`)
@@ -206,7 +208,11 @@ function statusOf(asked: {
 }) {
   const { url, method = 'GET', host, path } = asked
   return new Promise<number | undefined>((resolve, reject) => {
-    const options = { method, ...(host === undefined ? {} : { headers: { host } }), ...(path === undefined ? {} : { path }) }
+    const options = {
+      method,
+      ...(host === undefined ? {} : { headers: { host } }),
+      ...(path === undefined ? {} : { path }),
+    }
     const sent = request(url, options, (response) => resolve(response.resume().statusCode))
     sent.once('error', reject)
     sent.end()

@@ -66,9 +66,9 @@ describe('parsePolicyFile', () => {
   const grant = (more: string) => `${head}  grants:\n    - { name: a, who: spiffe://acme.example/a, ${more} }\n`
   const domain = (more: string) => `${head}    - ${more}\n  grants: []\n`
   test.each([
-    ['no policy', '', 'line 1: is an object'],
+    ['no policy', '', 'line 1: must be an object'],
     ['no YAML', 'admission: [', 'line 1: '],
-    ['another default', head.replace('deny', 'allow'), 'line 2: admission.default is one of deny'],
+    ['another default', head.replace('deny', 'allow'), 'line 2: admission.default must be one of deny'],
     ['no default', head.replace('  default: deny\n', ''), 'line 2: admission lacks default'],
     ['no grants', head, 'admission lacks grants'],
     [
@@ -82,11 +82,11 @@ describe('parsePolicyFile', () => {
       'line 6: admission.grants[0].if is not known',
     ],
     ['a key twice', `${head}  grants: []\n  grants: []\n`, 'line 6: Map keys must be unique'],
-    ['an action that is none', grant('may: [everything], services: [red]'), 'may[0] is one of find, request'],
+    ['an action that is none', grant('may: [everything], services: [red]'), 'may[0] must be one of find, request'],
     ['no action', grant('may: [], services: [red]'), 'may is empty'],
     ['no service', grant('may: [find]'), 'lacks services'],
-    ['no name of a service', grant('may: [find], services: ["a b"]'), 'is the name of a service'],
-    ['a pattern of services', grant('may: [find], services: ["re*"]'), 'is the name of a service'],
+    ['no name of a service', grant('may: [find], services: ["a b"]'), 'must be the name of a service'],
+    ['a pattern of services', grant('may: [find], services: ["re*"]'), 'must be the name of a service'],
     ['an owner of everything', grant('may: [own], services: ["*"]'), 'each is owned by itself'],
     ['an offer without bounds', grant('may: [offer], services: [red]'), 'lacks prefixes'],
     [
@@ -97,7 +97,7 @@ describe('parsePolicyFile', () => {
     [
       'a zone that is none',
       grant('may: [offer], services: [red], prefixes: [], dns: ["a b"]'),
-      'dns[0] is a domain name',
+      'dns[0] must be a domain name',
     ],
     ['bounds of nothing', grant('may: [find], services: [red], prefixes: [10.0.0.0/8]'), 'for those who may offer'],
     ['a life of a second', grant('may: [find], services: [red], limits: { token_lifetime: 1s }'), 'at least 10s'],
@@ -105,18 +105,22 @@ describe('parsePolicyFile', () => {
     ['no connection', grant('may: [find], services: [red], limits: { connections: 0 }'), 'whole number from 1'],
     ['a number for a text', grant('may: [find], services: [1234]'), 'put it into quotes'],
     ['a domain twice', domain('{ td: acme.example, bundle: { profile: file, path: x } }'), 'has a domain twice'],
-    ['two own domains', domain('{ td: b.example, bundle: own }'), 'has one domain with `bundle: own`'],
-    ['no own domain', `${head.replace('own', '{ profile: file, path: x }')}  grants: []\n`, 'has one domain with'],
+    ['two own domains', domain('{ td: b.example, bundle: own }'), 'must have one domain with `bundle: own`'],
+    [
+      'no own domain',
+      `${head.replace('own', '{ profile: file, path: x }')}  grants: []\n`,
+      'must have one domain with',
+    ],
     ['an upper-case domain', domain('{ td: Globex.example, bundle: { profile: file, path: x } }'), 'no trust domain'],
     [
       'plain http',
       domain('{ td: b.example, bundle: { profile: https_web, url: "http://b.example/" } }'),
-      'is an https URL',
+      'must be an https URL',
     ],
     [
       'a user in a URL',
       domain('{ td: b.example, bundle: { profile: https_web, url: "https://a@b.example/" } }'),
-      'is an https URL',
+      'must be an https URL',
     ],
     [
       'a key of another profile',

@@ -6,7 +6,6 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { eventually, MeshRig, whyNotHere } from './mesh-rig.ts'
 
 const why = whyNotHere()
-const prefix = 'nsmd5'
 /** The servers of the companies; that of acme.example runs the name server too. */
 const addresses = { acme: '192.0.2.1', globex: '192.0.2.2' }
 type Company = keyof typeof addresses
@@ -19,13 +18,16 @@ describe.skipIf(why !== undefined)(`two companies in namespaces${why ? `: skippe
   const inAcme: string[] = []
 
   beforeAll(async () => {
-    rig = await MeshRig.open(prefix, ['acme', 'globex', 'machine', 'gateway', 'laptop'])
+    rig = await MeshRig.open('nsmd5', ['acme', 'globex', 'machine', 'gateway', 'laptop'])
     for (const one of ['acme', 'globex', 'machine', 'gateway', 'laptop']) {
-      await writeFile(`/etc/netns/${prefix}-${one}/resolv.conf`, `nameserver ${addresses.acme}\noptions timeout:1\n`)
+      await writeFile(
+        `/etc/netns/${rig.prefix}-${one}/resolv.conf`,
+        `nameserver ${addresses.acme}\noptions timeout:1\n`,
+      )
     }
     const program = resolve(import.meta.dirname, 'name-server-program.ts')
     const places = Object.entries(addresses).map(([name, address]) => `${name}.example=${address}:5001`)
-    const args = ['netns', 'exec', `${prefix}-acme`, process.execPath, program, addresses.acme, ...places]
+    const args = ['netns', 'exec', `${rig.prefix}-acme`, process.execPath, program, addresses.acme, ...places]
     names = spawn('ip', args, { stdio: ['ignore', 'pipe', 'inherit'] })
     if (names.stdout) await once(names.stdout, 'data')
     for (const [company, service, range] of [

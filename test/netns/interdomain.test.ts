@@ -8,7 +8,6 @@ import { MeshRig, whyNotHere } from './mesh-rig.ts'
 
 const peers = await buildGoPeers()
 const why = whyNotHere() ?? (peers.path === undefined ? peers.why : undefined)
-const prefix = 'nsmx'
 /** Of the only machine. */
 const address = '192.0.2.1'
 
@@ -20,10 +19,10 @@ describe.skipIf(why !== undefined)(`nsm connect service@domain in a namespace${w
   let untouched: string
 
   beforeAll(async () => {
-    rig = await MeshRig.open(prefix, ['a'])
-    await writeFile(`/etc/netns/${prefix}-a/resolv.conf`, `nameserver ${address}\noptions timeout:1\n`)
+    rig = await MeshRig.open('nsmx', ['a'])
+    await writeFile(`/etc/netns/${rig.prefix}-a/resolv.conf`, `nameserver ${address}\noptions timeout:1\n`)
     const program = resolve(import.meta.dirname, 'domain-program.ts')
-    const args = ['netns', 'exec', `${prefix}-a`, process.execPath, program, peers.path ?? '', address]
+    const args = ['netns', 'exec', `${rig.prefix}-a`, process.execPath, program, peers.path ?? '', address]
     const child = spawn('ip', args, { stdio: ['ignore', 'pipe', 'inherit'] })
     domain = child
     const [line] = await once(child.stdout.setEncoding('utf8'), 'data')

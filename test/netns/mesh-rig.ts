@@ -54,10 +54,11 @@ export class MeshRig {
   }
 
   /**
-   * Builds the namespaces; the machines have 192.0.2.1, .2 and so on, or 2001:db8::1, ::2 and so on, and a resolver that
+   * Builds the namespaces, named so that no other run has them; the machines have 192.0.2.1, .2 and so on, or 2001:db8::1, ::2 and so on, and a resolver that
    * never answers.
    */
-  static async open(prefix: string, machines: readonly string[], underlay: 4 | 6 = 4): Promise<MeshRig> {
+  static async open(name: string, machines: readonly string[], underlay: 4 | 6 = 4): Promise<MeshRig> {
+    const prefix = `${name}-${process.pid}`
     const rig = new MeshRig(prefix, await mkdtemp(join(tmpdir(), `${prefix}-`)), machines, underlay)
     await rig.#command('ip', ['netns', 'add', `${prefix}-br`])
     await rig.inside('br', 'ip', ['link', 'add', 'br0', 'type', 'bridge'])

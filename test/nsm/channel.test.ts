@@ -124,6 +124,12 @@ describe('a channel', () => {
     await expect(channel.unary(Health.method.check, {})).rejects.toMatchObject({ code: 'IDENTITY' })
   })
 
+  test('says IDENTITY of each call, also of one that does not wait for the next attempt to connect', async () => {
+    const channel = startMesh().channel(await startMesh('other.internal').serve([]))
+    const find = () => channel.stream(MonitorConnection.method.monitorConnections, {}).next()
+    for (let call = 0; call < 3; call++) await expect(find()).rejects.toMatchObject({ code: 'IDENTITY' })
+  })
+
   test('says IDENTITY when the server does not accept it', async () => {
     const mesh = startMesh()
     const server = await mesh.serve([])

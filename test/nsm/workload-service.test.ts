@@ -283,6 +283,25 @@ describe('the JWT profile', () => {
   })
 })
 
+describe('the keys of an agent', () => {
+  test('end with its identity, though another one is served', async () => {
+    const bundles = async function* (signal: AbortSignal) {
+      yield* agent().jwt.bundles(signal)
+      await untilAborted(signal)
+    }
+    const known = { ...identityOf(a, '/app'), jwt: { ...agent().jwt, bundles } }
+    const other = identityOf(b, '/other')
+    change([known, other])
+    const { next } = open(methods.fetchJWTBundles)
+    await next()
+    change([known])
+    change([other])
+    expect(await next()).toBe(status.UNAVAILABLE)
+    expect(listeners.size).toBe(0)
+    expect(await open(methods.fetchJWTBundles).next()).toBe(status.UNIMPLEMENTED)
+  })
+})
+
 describe('the JWT profile of our own client', () => {
   const spiffeId = 'spiffe://a.example/app'
   const source = async (jwt?: JwtSource) => {

@@ -1,0 +1,33 @@
+import { execFileSync } from 'node:child_process'
+import { resolve } from 'node:path'
+import { expect, test } from 'vitest'
+
+const root = resolve(import.meta.dirname, '../..')
+
+/** Imports a module in a process of its own, and says which of these came with it. */
+function loadedWith(module: string): readonly string[] {
+  const script = `
+    import { createRequire } from 'node:module'
+    await import(${JSON.stringify(resolve(root, module))})
+    const files = Object.keys(createRequire(import.meta.url).cache)
+    const loaded = [...process.moduleLoadList, ...files.map((file) => file.replace(/^.*node_modules\\//, ''))]
+    console.log(JSON.stringify(loaded))`
+  const words = ['--disable-warning=ExperimentalWarning', '--input-type=module', '-e', script]
+  const loaded: readonly string[] = JSON.parse(execFileSync(process.execPath, words, { cwd: root, encoding: 'utf8' }))
+  return heavy.filter((name) => loaded.some((one) => one === `NativeModule ${name}` || one.startsWith(`${name}/`)))
+}
+
+/** Each costs a start milliseconds, and memory for ever. */
+const heavy = ['@grpc/grpc-js', 'http', 'http2', 'https']
+
+test.each([
+  ['a server', 'src/daemon/serve.ts'],
+  ['the background process', 'src/daemon/run-daemon.ts'],
+  ['the socket of applications', 'src/nsm/workload-service.ts'],
+])('%s starts without what only calls to others need', (_what, module) => {
+  expect(loadedWith(module)).toEqual([])
+})
+
+test('a call loads it, so that the list above is true', () => {
+  expect(loadedWith('src/nsm/line.ts')).toEqual(expect.arrayContaining(['@grpc/grpc-js', 'http2']))
+})
