@@ -56,7 +56,8 @@ fetch() {
       if command -v curl >/dev/null; then
         curl --fail --silent --show-error --location --proto '=https' --tlsv1.2 --output "$work/$1" "$from/$1"
       elif command -v wget >/dev/null; then
-        wget --quiet --https-only --output-document="$work/$1" "$from/$1"
+        # It cannot be kept to https behind a redirect; what is signed may come by any way.
+        wget --quiet ${unsigned:+--max-redirect=0} --output-document="$work/$1" "$from/$1"
       else
         fail 'neither curl nor wget is there'
       fi
@@ -87,12 +88,14 @@ if command -v sha256sum >/dev/null; then found=$(sha256sum "$work/$name"); else 
 # Only the program is taken out, by its whole name: an archive cannot put a file elsewhere.
 folder=${name%.tar.xz}
 tar -xJf "$work/$name" -C "$work" "$folder/nsm" || fail 'the archive cannot be unpacked; is xz installed?'
-"$work/$folder/nsm" --version >/dev/null || fail 'the program does not start on this machine'
+[ ! -d "$to/nsm" ] || fail "$to/nsm is a folder: name another place with --to"
 umask 022
 mkdir -p "$to"
 staged=$(mktemp "$to/.nsm.XXXXXX")
 cp "$work/$folder/nsm" "$staged"
 chmod 755 "$staged"
+# From there, for programs may be forbidden in the scratch folder.
+"$staged" --version >/dev/null || fail 'the program does not start on this machine'
 mv -f "$staged" "$to/nsm"
 staged=''
 echo "installed $("$to/nsm" --version) as $to/nsm"

@@ -18,9 +18,10 @@ UninstPage uninstConfirm
 UninstPage instfiles
 
 ; The folder joins or leaves everybody's PATH by PowerShell: a string of this program holds 1,024 characters, and a longer
-; PATH would be cut. Names in percent signs stay names.
+; PATH would be cut. Names in percent signs stay names. By its whole path: by its name Windows looks for it beside the setup
+; program first, among what was downloaded.
 !macro Path expression
-  nsExec::Exec "powershell -NoProfile -NonInteractive -Command $\"$$at = '$INSTDIR'; \
+  nsExec::Exec "$\"$SYSDIR\WindowsPowerShell\v1.0\powershell.exe$\" -NoProfile -NonInteractive -Command $\"$$at = '$INSTDIR'; \
     $$key = 'HKLM:\SYSTEM\CurrentControlSet\Control\Session Manager\Environment'; \
     $$path = (Get-Item $$key).GetValue('Path', '', 'DoNotExpandEnvironmentNames'); \
     $$rest = @($$path -split ';' | Where-Object { $$_ -and $$_ -ne $$at }); \

@@ -42,7 +42,8 @@ export function buildExecutable(target: Target, { chunks, caches, output }: Ingr
 
 /**
  * A small young generation as bin/nsm has it, and that small from the start, for growing costs collections; no debugger by a
- * signal [security L7]; no configuration of OpenSSL from anywhere, for it can name libraries to load.
+ * signal [security L7]; no configuration of OpenSSL from anywhere, for it can name libraries to load; no word about the code
+ * cache that is there to be refused (inject.ts).
  */
 function flagsOf({ format }: Target): readonly string[] {
   return [
@@ -51,6 +52,7 @@ function flagsOf({ format }: Target): readonly string[] {
     '--v8-pool-size=1',
     '--disable-sigusr1',
     '--disable-warning=ExperimentalWarning',
+    '--disable-warning=Warning',
     `--openssl-config=${format === 'pe' ? 'NUL' : '/dev/null'}`,
   ]
 }

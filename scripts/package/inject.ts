@@ -60,13 +60,17 @@ function writeBlob(injection: Injection): void {
   runNode(injection, '--experimental-sea-config', 'sea.json')
 }
 
-/** Names without the folder: Node keeps the first in the file, and two builds are to be the same. */
+/**
+ * Names without the folder: Node keeps the first in the file, and two builds are to be the same. A code cache of the boot
+ * script is there to be refused, and the script to be compiled from its source: without one Node takes compiled code from
+ * where NODE_COMPILE_CACHE says, and it need not be code of this script [security L6].
+ */
 function writeConfig({ parts, names, nodeFlags }: Injection, where: Readonly<Record<string, string>>): void {
   const config = {
     main: 'boot.cjs',
     ...where,
     disableExperimentalSEAWarning: true,
-    useCodeCache: false,
+    useCodeCache: true,
     execArgv: nodeFlags,
     execArgvExtension: 'none',
     assets: Object.fromEntries(names.map((name) => [name, name])),
@@ -75,8 +79,14 @@ function writeConfig({ parts, names, nodeFlags }: Injection, where: Readonly<Rec
 }
 
 function runNode({ builder, parts }: Injection, ...args: readonly string[]): void {
-  runTool(builder, args, parts)
+  runTool(builder, [refusedCache, ...args], parts)
 }
+
+/**
+ * V8 refuses what was compiled with another seed, on every platform, before it looks at the code; with a fixed one the cache
+ * is the same twice.
+ */
+const refusedCache = '--hash-seed=1'
 
 /** As a program of its own: as a library it warns about each nameless section of Node. */
 const postject = resolve(import.meta.dirname, '../../node_modules/postject/dist/cli.js')

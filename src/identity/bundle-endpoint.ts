@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
 import { type BundleDocument, formatBundle } from './bundle-document.ts'
@@ -29,14 +29,22 @@ export function createBundleEndpoint(parts: {
     response.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) })
     return response.end(request.method === 'GET' ? text : undefined)
   }
-  const server = createServer({ maxHeaderSize: headersMaxBytes }, answer)
-  server.on('clientError', (_error, socket) => socket.destroy())
+  let server: Server | undefined
   return {
     serve(socket) {
       /** A server that does not listen watches no time by itself. */
       const cancel = parts.clock.after(visitMaxMs, () => socket.destroy())
       socket.once('close', cancel)
+      server ??= createWebServer(answer)
       server.emit('connection', socket)
     },
   }
+}
+
+/** Loaded at the first question: 2 ms of each start of a server, which most are never asked. */
+function createWebServer(answer: (request: IncomingMessage, response: ServerResponse) => void): Server {
+  const { createServer } = process.getBuiltinModule('node:http')
+  const server = createServer({ maxHeaderSize: headersMaxBytes }, answer)
+  server.on('clientError', (_error, socket) => socket.destroy())
+  return server
 }

@@ -1,6 +1,4 @@
 import { type LookupAddress, lookup } from 'node:dns'
-import { request as requestHttp } from 'node:http'
-import { request as requestHttps } from 'node:https'
 import { isIP, type LookupFunction } from 'node:net'
 import type { PeerCertificate, SecureContext } from 'node:tls'
 import { NsmError } from '../base/errors.ts'
@@ -40,7 +38,8 @@ export function fetchDocument(text: string, settings: FetchSettings): Promise<Bu
   const body = form && new URLSearchParams(form).toString()
   const late = AbortSignal.timeout(form ? postTimeoutMs : fetchTimeoutMs)
   const signal = settings.signal ? AbortSignal.any([settings.signal, late]) : late
-  const request = url.protocol === 'http:' ? requestHttp : requestHttps
+  // Loaded at the first document: a server that fetches none starts without them.
+  const { request } = process.getBuiltinModule(url.protocol === 'http:' ? 'node:http' : 'node:https')
   const posted = {
     'content-type': 'application/x-www-form-urlencoded',
     'content-length': Buffer.byteLength(body ?? ''),

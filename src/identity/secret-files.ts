@@ -1,9 +1,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { makePrivateDir, readPrivateFile, writeFileAtomic } from '../base/files.ts'
+import { makePrivateDir, readPrivateFile, removeFile, writeFileAtomic } from '../base/files.ts'
 import { type SecretStore, storeFailed } from './secret-store.ts'
 
 /** A secret as it is, in a file that only its owner reads. */
@@ -14,7 +13,7 @@ export function plainFile(path: string): SecretStore {
       await writeFileAtomic(path, secret)
     },
     get: () => readPrivateFile(path),
-    remove: () => rm(path, { force: true }),
+    remove: () => removeFile(path),
   }
 }
 

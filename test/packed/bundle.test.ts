@@ -31,7 +31,7 @@ describe('the bundle', () => {
   const code = (name: string) => readFileSync(join(dir, name), 'latin1')
 
   test('has the three chunks that the boot script starts, and one for each heavy package', () => {
-    expect(names).toEqual(expect.arrayContaining(['cli.cjs', 'daemon.cjs', 'worker.cjs', 'grpc.cjs', 'oclif.cjs']))
+    expect(names).toEqual(expect.arrayContaining(['cli.cjs', 'daemon.cjs', 'worker.cjs', 'grpc-js.cjs', 'oclif.cjs']))
     expect(readdirSync(dir).sort()).toEqual(names)
   })
 
@@ -52,9 +52,9 @@ describe('the bundle', () => {
   test('starts a server without the gRPC of clients and without jose: each is loaded when it is needed', () => {
     const server = reachableAtOnce('serve2.cjs')
     expect(server).toEqual(expect.arrayContaining(['protobuf.cjs', 'session.cjs']))
-    expect(server.filter((name) => name === 'grpc.cjs' || code(name).includes('ERR_JWS_INVALID'))).toEqual([])
+    expect(server.filter((name) => name === 'grpc-js.cjs' || code(name).includes('ERR_JWS_INVALID'))).toEqual([])
     expect(names.filter((name) => code(name).includes('ERR_JWS_INVALID'))).toHaveLength(1)
-    expect(reachableAtOnce('line.cjs')).toContain('grpc.cjs')
+    expect(reachableAtOnce('line.cjs')).toContain('grpc-js.cjs')
   })
 
   test('leaves out what oclif loads and no command uses', () => {

@@ -1,10 +1,12 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { hash } from 'node:crypto'
 import {
+  chownSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -21,6 +23,7 @@ import { archiveOf, fetchProgram, type Proof } from '../../installers/ci/github/
 
 const ci = resolve(import.meta.dirname, '../../installers/ci')
 const name = 'nsm-1.2.3-linux-x64'
+const isRoot = process.getuid?.() === 0
 const none: Proof = { key: '', sha256: '' }
 /** A program that says with what it was called. */
 const program = '#!/bin/sh\necho ran "$@" with "$NSM_JOIN_STRING" "$NSM_ID_TOKEN"\nexit "$((NSM_TEST_CODE))"\n'
@@ -202,7 +205,11 @@ describe("GitLab's template", () => {
   const template = parse(readFileSync(join(ci, 'gitlab/nsm.gitlab-ci.yml'), 'utf8'))['.nsm']
   const shells = ['sh', 'bash', 'dash'].filter((shell) => spawnSync(shell, ['-c', ':']).status === 0)
 
-  function run(part: 'before_script' | 'after_script', more: NodeJS.ProcessEnv = {}, shell = 'sh') {
+  function run(
+    part: 'before_script' | 'after_script',
+    more: NodeJS.ProcessEnv = {},
+    [shell = 'sh', ...flags]: readonly string[] = [],
+  ) {
     const job = {
       CI_JOB_ID: '77',
       TMPDIR: dir,
@@ -212,7 +219,7 @@ describe("GitLab's template", () => {
     }
     const env = { PATH: process.env['PATH'], ...job, NSM_FROM: from, NSM_VERSION: '1.2.3', NSM_SHA256: sha256, ...more }
     const script = [...template[part], ...(part === 'before_script' ? ['echo the job goes on'] : [])].join('\n')
-    return spawnSync(shell, ['-c', script], { env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+    return spawnSync(shell, [...flags, '-c', script], { env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
   }
 
   test('orders a token for the trust domain of the server', () => {
@@ -220,10 +227,10 @@ describe("GitLab's template", () => {
   })
 
   test.each(shells)('connects before the job and leaves nothing behind it, in %s', (shell) => {
-    const before = run('before_script', {}, shell)
+    const before = run('before_script', {}, [shell])
     expect(before).toMatchObject({ status: 0, stderr: '', stdout: 'ran connect with nsm://x a.b.c\nthe job goes on\n' })
     expect(readdirSync(join(dir, 'nsm-77'))).toEqual(['connected', 'nsm'])
-    expect(run('after_script', {}, shell).stdout).toMatch(/^ran disconnect --all with.*\nran logout with.*\n$/)
+    expect(run('after_script', {}, [shell]).stdout).toMatch(/^ran disconnect --all with.*\nran logout with.*\n$/)
     expect(readdirSync(dir)).not.toContain('nsm-77')
   })
 
@@ -246,9 +253,34 @@ describe("GitLab's template", () => {
     expect([status, stdout]).toEqual([2, ''])
   })
 
-  test('uses no folder that somebody else has made', () => {
+  test('uses no folder that is there already', () => {
     mkdirSync(join(dir, 'nsm-77'))
     expect(run('before_script')).toMatchObject({ status: 8 })
+  })
+
+  test.skipIf(!isRoot).each([
+    ['folder', (path: string) => chownSync(path, 65_534, 65_534)],
+    [
+      'link',
+      (path: string) => {
+        renameSync(path, `${path}-behind`)
+        symlinkSync(`${path}-behind`, path)
+      },
+    ],
+  ])("runs nothing from somebody else's %s after the job (needs root)", (_what, plant) => {
+    const planted = join(dir, 'nsm-77')
+    mkdirSync(planted)
+    for (const file of ['nsm', 'connected']) writeFileSync(join(planted, file), program, { mode: 0o755 })
+    plant(planted)
+    expect(run('before_script')).toMatchObject({ status: 8 })
+    expect(run('after_script')).toMatchObject({ status: 0, stdout: '', stderr: '' })
+  })
+
+  test('forgets who the job was and takes its folder away when leaving fails, as the runner runs it', () => {
+    run('before_script')
+    const { status, stdout } = run('after_script', { NSM_TEST_CODE: '7' }, ['sh', '-e'])
+    expect([status, stdout]).toEqual([0, expect.stringMatching(/^ran disconnect --all with.*\nran logout with.*\n$/)])
+    expect(readdirSync(dir)).not.toContain('nsm-77')
   })
 })
 
@@ -280,8 +312,6 @@ describe('the Action', () => {
         .split('\n')
         .map((line) => `STATE_${line}`.split('=')),
     )
-  const isRoot = process.getuid?.() === 0
-
   test.skipIf(!isRoot || process.arch !== 'x64')(
     'connects, tells the later steps where the program is, and leaves nothing behind (needs root, x64)',
     () => {
@@ -293,6 +323,18 @@ describe('the Action', () => {
         status: 0,
         stdout: expect.stringContaining('ran disconnect --all'),
       })
+      expect(readdirSync(dir)).not.toContain(folder.split('/').at(-1))
+    },
+  )
+
+  test.skipIf(!isRoot || process.arch !== 'x64')(
+    'forgets who the job was when leaving was killed (needs root, x64)',
+    () => {
+      run('connect')
+      const { STATE_folder: folder = '', STATE_program: path = '' } = state()
+      writeFileSync(path, '#!/bin/sh\necho ran "$@"\n[ "$1" = logout ] || kill -9 $$\n')
+      const { status, stdout } = run('leave', state())
+      expect([status, stdout]).toEqual([10, expect.stringMatching(/ran logout\n.*nsm disconnect was killed/)])
       expect(readdirSync(dir)).not.toContain(folder.split('/').at(-1))
     },
   )

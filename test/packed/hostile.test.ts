@@ -184,14 +184,17 @@ describe.skipIf(nsm === '')('the one-file executable in hostile surroundings (ne
     expect(listening(pid)).toEqual(before)
   })
 
-  test.each(['NODE_REPL_EXTERNAL_MODULE', 'NODE_V8_COVERAGE', 'NODE_COMPILE_CACHE'])(
-    '%s, which Node reads before any script, loads nothing',
-    async (name) => {
-      await run(['version'], { [name]: join(trap, 'evil.cjs') })
-      await run(['cleanup'], { [name]: join(trap, 'evil.cjs') })
-      expect(traces()).toEqual([])
-    },
-  )
+  test('NODE_REPL_EXTERNAL_MODULE, which Node reads before any script, loads nothing', async () => {
+    for (const word of ['version', 'cleanup']) await run([word], { NODE_REPL_EXTERNAL_MODULE: join(trap, 'evil.cjs') })
+    expect(traces()).toEqual([])
+  })
+
+  test('nothing compiled is taken from NODE_COMPILE_CACHE, nor put there', async () => {
+    const cache = join(dir, 'cache')
+    for (const word of ['version', 'cleanup']) await run([word], { NODE_COMPILE_CACHE: cache })
+    const found = readdirSync(cache, { recursive: true, withFileTypes: true })
+    expect(found.filter((entry) => !entry.isDirectory())).toEqual([])
+  })
 
   test.each([
     ['standard input', '<&-'],

@@ -15,15 +15,18 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { createServer as createPlainServer, type Server as PlainServer } from 'node:http'
 import { createServer, type Server } from 'node:https'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 
 const script = resolve(import.meta.dirname, '../../installers/install.sh')
 const dir = mkdtempSync(join(tmpdir(), 'nsm-install-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 const hasMinisign = spawnSync('sh', ['-c', 'command -v minisign']).status === 0
+const hasWget = spawnSync('wget', ['--version']).status === 0
+const mayMount = spawnSync('unshare', ['--user', '--map-root-user', '--mount', 'true']).status === 0
 const platform = `linux-${process.arch}`
 const archive = `nsm-1.2.3-${platform}.tar.xz`
 
@@ -181,6 +184,24 @@ describe.skipIf(!hasMinisign)('install.sh with a key (needs minisign)', () => {
     expect(readdirSync(scratch)).toEqual([])
   })
 
+  test.skipIf(!mayMount)('installs where no program may be run in the scratch folder (needs namespaces)', () => {
+    const scratch = join(dir, 'noexec')
+    mkdirSync(scratch)
+    const words = [script, '--from', release, '--to', target, ...signed()]
+    const own = ['--user', '--map-root-user', '--mount', 'sh', '-c']
+    const steps = `mount -t tmpfs -o noexec none '${scratch}' && TMPDIR='${scratch}' exec sh "$@"`
+    const { status, stderr } = spawnSync('unshare', [...own, steps, 'sh', ...words], { encoding: 'utf8' })
+    expect([status, stderr]).toEqual([0, ''])
+    expect(readdirSync(target)).toEqual(['nsm'])
+  })
+
+  test('says so when a folder is in its place, and leaves nothing in it', () => {
+    mkdirSync(join(target, 'nsm'))
+    const { exitCode, err } = install(signed())
+    expect([exitCode, err]).toEqual([1, expect.stringContaining('is a folder')])
+    expect(readdirSync(target, { recursive: true })).toEqual(['nsm'])
+  })
+
   test.skipIf(process.getuid?.() === 0)('says so when the folder cannot be written (not as root)', () => {
     chmodSync(target, 0o500)
     expect(install(signed()).exitCode).not.toBe(0)
@@ -220,9 +241,12 @@ describe.skipIf(!canServe)('install.sh from a server (needs openssl and curl)', 
   const [serverKey, certificate] = [join(dir, 'server.key'), join(dir, 'server.pem')]
   let server: Server
   let base = ''
-  const installFrom = (path: string, bundle: string) =>
+  /** Gives the same files to whoever follows a redirect there. */
+  let plain: PlainServer
+  let plainBase = ''
+  const installFrom = (path: string, bundle: string, more: NodeJS.ProcessEnv = {}) =>
     new Promise<{ readonly exitCode: number | null; readonly err: string }>((settle) => {
-      const env = { ...process.env, CURL_CA_BUNDLE: bundle }
+      const env = { ...process.env, CURL_CA_BUNDLE: bundle, ...more }
       const words = [script, '--unsigned', '--from', `${base}/${path}`, '--to', target]
       const child = execFile('sh', words, { env }, (_error, _out, err) => settle({ exitCode: child.exitCode, err }))
     })
@@ -242,19 +266,29 @@ describe.skipIf(!canServe)('install.sh from a server (needs openssl and curl)', 
       ...subject,
     ]
     execFileSync('openssl', made, { stdio: 'pipe' })
+    plain = createPlainServer((request, response) => {
+      response.end(readFileSync(join(release, basename(request.url ?? ''))))
+    })
+    plainBase = `http://localhost:${await portOf(plain)}`
     server = createServer({ key: readFileSync(serverKey), cert: readFileSync(certificate) }, (request, response) => {
       const [, folder, name = ''] = (request.url ?? '').split('/')
       const path = join(release, name)
-      if (folder === 'down') response.writeHead(302, { location: `http://localhost:9/${name}` }).end()
+      if (folder === 'down') response.writeHead(302, { location: plainBase + (request.url ?? '') }).end()
       else if (folder === 'release' && existsSync(path)) response.end(readFileSync(path))
       else response.writeHead(404).end('not here')
     })
-    server.listen(0, 'localhost')
-    await once(server, 'listening')
-    const address = server.address()
-    base = `https://localhost:${typeof address === 'object' ? address?.port : 0}`
+    base = `https://localhost:${await portOf(server)}`
   })
-  afterAll(() => server?.close())
+  afterAll(() => {
+    for (const one of [server, plain]) one?.close()
+  })
+
+  async function portOf(listener: PlainServer | Server): Promise<number> {
+    listener.listen(0, 'localhost')
+    await once(listener, 'listening')
+    const address = listener.address()
+    return typeof address === 'object' ? (address?.port ?? 0) : 0
+  }
 
   test('installs what it gets', async () => {
     expect(await installFrom('release', certificate)).toMatchObject({ exitCode: 0, err: '' })
@@ -271,6 +305,21 @@ describe.skipIf(!canServe)('install.sh from a server (needs openssl and curl)', 
     const { exitCode, err } = await installFrom('down', certificate)
     expect([exitCode, err]).toEqual([1, expect.stringMatching(/http.*not supported|disabled/i)])
     nothingInstalled()
+  })
+
+  test.skipIf(!hasWget)('does neither with wget (needs wget)', async () => {
+    const bin = join(dir, 'without-curl')
+    mkdirSync(bin)
+    const tools = 'sh id uname ls mktemp cp rm wget sed wc grep cut sha256sum tar xz mkdir chmod mv'
+    for (const tool of tools.split(' '))
+      symlinkSync(execFileSync('which', [tool], { encoding: 'utf8' }).trim(), join(bin, tool))
+    const settings = join(dir, 'wgetrc')
+    writeFileSync(settings, `ca_certificate = ${certificate}\n`)
+    const env = { PATH: bin, WGETRC: settings }
+    const { exitCode, err } = await installFrom('down', certificate, env)
+    expect([exitCode, err]).toEqual([1, expect.stringContaining('cannot get')])
+    nothingInstalled()
+    expect(await installFrom('release', certificate, env)).toMatchObject({ exitCode: 0, err: '' })
   })
 
   test('refuses a server that nobody vouches for', async () => {

@@ -147,7 +147,7 @@ describe.skipIf(program === '')('the one-file executable (needs NSM_PROGRAM: npm
 
   test('opens no debugger on SIGUSR1 and goes on', async () => {
     const serve = await startServe()
-    process.kill(serve.child.pid ?? 0, 'SIGUSR1')
+    expect(serve.child.kill('SIGUSR1')).toBe(true)
     const { exitCode } = await run(nsm, ['invite', '--json'])
     expect(exitCode).toBe(0)
     const ended = once(serve.child, 'exit')

@@ -159,3 +159,9 @@ describe('the notices', () => {
       expect(part.trim().length).toBeGreaterThan(500)
   })
 })
+
+test('the setup program for Windows starts nothing by its name alone, which would be looked for among the downloads', () => {
+  const script = readFileSync(join(root, 'installers/windows/nsm.nsi'), 'utf8')
+  const started = [...script.matchAll(/\bExec(?:Wait|ToLog|ToStack)? "(?:\$\\")?([^\\ ]+)/g)].map(([, path]) => path)
+  expect(started).toEqual(['$SYSDIR'])
+})
