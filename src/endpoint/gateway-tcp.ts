@@ -50,6 +50,8 @@ export async function serveGatewayTcp(
     serveStream(stream, (message, peer) => {
       if (!rate.allowsFrom(source, clock.monotonicMs())) return void stream.destroy()
       const reply = (answer: Uint8Array) => {
+        // Another site may answer when the member has gone.
+        if (stream.destroyed) return
         wait()
         peer.send(answer)
       }

@@ -133,13 +133,13 @@ class ThreadNetstack implements Netstack {
     const { clock } = this.#parts
     const wanted = formatAddress(parseAddress(address))
     const answered = Promise.withResolvers<void>()
-    answered.promise.catch(() => {})
     const onAbort = () => answered.reject(signal.reason)
-    signal.addEventListener('abort', onAbort, { once: true })
     const socket = await this.#openDatagrams('echo', 0, (_reply, from) => {
       if (from.address === wanted) answered.resolve()
     })
+    signal.addEventListener('abort', onAbort, { once: true })
     try {
+      signal.throwIfAborted()
       const startedMs = clock.monotonicMs()
       socket.onFailure(answered.reject)
       socket.send(new Uint8Array(echoBytes), { address, port: 1 })

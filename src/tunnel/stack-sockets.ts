@@ -43,7 +43,8 @@ export class StackSockets {
       case 'listen':
         return void this.#stack.listenTcp(command.port, command.listens)
       case 'connect':
-        return void this.#open(command.socket, 'stream', this.#stack.connectTcp(command.to, this.#nowMs))
+        this.#open(command.socket, 'stream', this.#stack.connectTcp(command.to, this.#nowMs))
+        return void this.#parts.pump.deliver()
       case 'udp':
         return void this.#openDatagrams(command.socket, this.#stack.openUdp(command.port))
       case 'echo':
@@ -93,7 +94,6 @@ export class StackSockets {
   #open(number: number, kind: Socket['kind'], id: number | undefined): void {
     if (id === undefined) this.#parts.say(number, { news: 'refused' })
     else this.#add(number, kind, id)
-    this.#parts.pump.deliver()
   }
 
   #openDatagrams(number: number, id: number | undefined): void {

@@ -5,7 +5,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { parseAddress, parsePrefix } from '../../src/base/ip.ts'
 import { type GatewayStream, serveGatewayTcp } from '../../src/endpoint/gateway-tcp.ts'
 import { QueryRate, queriesPerSecondMax } from '../../src/endpoint/query-rate.ts'
-import { SiteNames } from '../../src/endpoint/site-names.ts'
+import { type Question, SiteNames } from '../../src/endpoint/site-names.ts'
 import type { ZoneSource } from '../../src/endpoint/zone.ts'
 import { createFakeClock, type FakeClock } from '../support/fake-clock.ts'
 
@@ -23,8 +23,7 @@ const zone: ZoneSource = {
 let clock: FakeClock
 let connect: (from?: string) => Duplex
 
-beforeEach(async () => {
-  clock = createFakeClock()
+async function serve(names: Pick<SiteNames, 'answer'>): Promise<void> {
   let accept: (stream: GatewayStream) => void = () => {}
   const hub = {
     async listenTcp(port: number, onConnection: typeof accept) {
@@ -32,7 +31,6 @@ beforeEach(async () => {
       accept = onConnection
     },
   }
-  const names = new SiteNames({ zone, others: () => [], port: 1, send: () => {}, clock })
   await serveGatewayTcp(hub, { names, rate: new QueryRate(), gateways: zone.gateways, clock })
   connect = (from = '10.64.0.9') => {
     const [mine, theirs] = duplexPair({ allowHalfOpen: true })
@@ -41,6 +39,11 @@ beforeEach(async () => {
     accept(Object.assign(theirs, { remoteAddress: from, remotePort: 40_000 }))
     return mine.on('error', () => {})
   }
+}
+
+beforeEach(() => {
+  clock = createFakeClock()
+  return serve(new SiteNames({ zone, others: () => [], port: 1, send: () => {}, clock }))
 })
 
 function question(name: string, id = 7): Buffer {
@@ -122,5 +125,18 @@ describe('the gateway over TCP', () => {
     const other = connect('10.64.0.10')
     other.end(question('web'))
     expect(await answersOf(other)).toHaveLength(1)
+  })
+
+  test('waits for nothing any more when the answer comes after its member has gone', async () => {
+    const asked = Promise.withResolvers<Question>()
+    await serve({ answer: asked.resolve })
+    const stream = connect()
+    const ended = new Promise((resolve) => stream.once('close', resolve))
+    stream.write(question('elsewhere'))
+    const { reply, message } = await asked.promise
+    await clock.advance(10_000)
+    await ended
+    reply(message)
+    expect(clock.waiting).toBe(0)
   })
 })

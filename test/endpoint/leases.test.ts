@@ -30,6 +30,25 @@ const admitted = (...names: readonly string[]) =>
     grants: names.map((name) => ({ who: idOf(name), may: ['request'], services: ['blue'] })),
   })
 
+test('vL3 tells the hub what fits to a member, also after a change and a restart, and never less than every link carries', async () => {
+  const path = joinPath(await scratchDir(), 'vl3.db')
+  const rig = await openRig(path)
+  const mtusOf = ({ hub }: typeof rig) => [...hub.peers.values()].map(({ mtuBytes }) => mtuBytes)
+  const answer = await join(rig, { mtu: '1380' })
+  await join(rig, { id: 'bob', mtu: '9000' })
+  await join(rig, { id: 'mallory', mtu: '68' })
+  expect(mtusOf(rig)).toEqual([1_380, 1_420, 1_280])
+  const calls = rig.hub.calls.length
+  await refresh(rig, answer)
+  expect(rig.hub.calls).toHaveLength(calls)
+  await refresh(rig, answer, 'alice', (connection) => {
+    if (connection.mechanism) connection.mechanism.parameters['MTU'] = '1300'
+  })
+  expect(mtusOf(rig)).toEqual([1_300, 1_420, 1_280])
+  kill(rig)
+  expect(mtusOf(await openRig(path, {}, rig.clock))).toEqual([1_300, 1_420, 1_280])
+})
+
 describe('vL3 end of a lease', () => {
   test('close removes peer and member; again, by another identity, or of an unknown one it is done already', async () => {
     const rig = await fresh()

@@ -120,6 +120,16 @@ describe.skipIf(reason)(`a path whose underlay carries less${reason ? `: skipped
   })
 
   test.each([
+    ['IPv4', '10.65.0.2'],
+    ['IPv6', 'fd65::2'],
+  ])('a datagram of bob that goes in parts comes through: he makes smaller ones (%s)', async (_family, to) => {
+    const received = inside(lan, 'timeout', '20', process.execPath, '-e', datagramReceiver)
+    const sent = inside(bob, process.execPath, '-e', datagramSender(to))
+    expect(await received).toBe('3000\n')
+    await sent
+  })
+
+  test.each([
     ['IPv4', '10.64.0.2', 28],
     ['IPv6', 'fd64::2', 48],
   ])('bob is told by the gateway what fits to alice (%s)', async (_family, to, headers) => {
@@ -152,3 +162,7 @@ const sender = (
 ) => `const c=require('net').connect(7001,'${to}',()=>{c.write(Buffer.alloc(${transferBytes}),()=>{
   const all=require('child_process').execFileSync('ss',['-tin','dport','=',':7001'],{encoding:'utf8'});
   console.log(/ mss:(\\d+)/.exec(all)?.[1]);c.end()})})`
+const datagramReceiver = `require('dgram').createSocket('udp6').on('message',(m)=>{console.log(m.length);process.exit()}).bind(7002,'::')`
+/** The first one is lost, and its sender told so. */
+const datagramSender = (to: string) => `const s=require('dgram').createSocket('${to.includes(':') ? 'udp6' : 'udp4'}');
+  let left=40;s.on('error',()=>{});s.connect(7002,'${to}',()=>setInterval(()=>left-->0?s.send(Buffer.alloc(3000)):process.exit(),100))`

@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { TcpStream } from '../../src/tunnel/netstack.ts'
@@ -271,5 +271,36 @@ describe.skipIf(!onLinux)(`a tunnel without a device${onLinux ? '' : ': skipped,
     await refused
     await expect(alice.net.connect({ address: '10.0.0.2', port: 80 })).rejects.toMatchObject({ code: 'NOT_READY' })
     await expect(alice.net.listen(80, () => {})).rejects.toMatchObject({ code: 'NOT_READY' })
+    const { signal } = new AbortController()
+    await expect(alice.net.ping('10.0.0.2', signal)).rejects.toMatchObject({ code: 'NOT_READY' })
+    expect(getEventListeners(signal, 'abort')).toEqual([])
+  })
+
+  test('a ping that is given up, before or while it waits, ends with the reason and leaves its socket', async () => {
+    for (let i = 0; i < 200; i++) {
+      const stop = new AbortController()
+      const given = alice.net.ping('10.0.0.77', stop.signal)
+      stop.abort(new Error(`enough ${i}`))
+      await expect(given).rejects.toThrow(`enough ${i}`)
+      expect(getEventListeners(stop.signal, 'abort')).toEqual([])
+    }
+    await expect(alice.net.ping('10.0.0.77', AbortSignal.timeout(50))).rejects.toMatchObject({ name: 'TimeoutError' })
+    expect(await alice.net.ping('10.0.0.2', never)).toBeGreaterThan(0)
+  })
+
+  test('a port that was taken or an address that is none leaves nothing open', async () => {
+    const make = (more: object) =>
+      openRootlessTunnel({
+        ...{ privateKey: generatePrivateKey(), listenPort: 0, mtuBytes: 1_420, addresses: ['10.0.0.3'], peers: [] },
+        ...more,
+      })
+    await expect(make({ listenPort: alice.listenPort })).rejects.toMatchObject({ code: 'CONFLICT' })
+    const { listenPort } = bob
+    await bob.close()
+    await expect(make({ listenPort, addresses: ['10.0.0.3', 'bob'] })).rejects.toMatchObject({ code: 'USAGE' })
+    await expect(make({ listenPort, peers: [{ publicKey: new Uint8Array(3) }] })).rejects.toThrow()
+    const again = await make({ listenPort })
+    expect(again.listenPort).toBe(listenPort)
+    await Promise.all([again.close(), again.close()])
   })
 })

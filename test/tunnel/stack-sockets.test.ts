@@ -20,8 +20,10 @@ let asked: string[]
 let incoming: number
 let room: number
 let datagrams: number
-/** What left after each call: a call whose outputs nobody takes loses them. */
+/** Calls whose outputs nobody has taken: the next one loses them. */
 let undelivered: number
+/** Outputs that were taken again: they leave twice. */
+let redelivered: number
 
 beforeEach(() => {
   said = []
@@ -30,6 +32,7 @@ beforeEach(() => {
   room = 1_000
   datagrams = 0
   undelivered = 0
+  redelivered = 0
   const moved = <Result>(result: Result): Result => {
     undelivered++
     return result
@@ -61,6 +64,7 @@ beforeEach(() => {
     socketEvents: () => [],
   }
   const deliver = () => {
+    if (undelivered === 0) redelivered++
     undelivered = 0
   }
   sockets = new StackSockets({
@@ -164,6 +168,23 @@ test('StackSockets gives a connection of a peer a number below zero, and passes 
     { socket: -1, news: { news: 'accepted', port: 80, remote: { address: '10.0.0.9', port: 5 } } },
     { socket: -2, news: { news: 'accepted', port: 81, remote: { address: '10.0.0.9', port: 6 } } },
   ])
+})
+
+test.each<StackCommand>([
+  { act: 'connect', socket: 3, to: { address: '10.0.0.2', port: 80 } },
+  { act: 'connect', socket: 3, to: { address: '10.0.0.2', port: 1 } },
+  { act: 'listen', port: 80, listens: true },
+  { act: 'udp', socket: 3, port: 0 },
+  { act: 'udp', socket: 3, port: 1 },
+  { act: 'echo', socket: 3 },
+])('StackSockets takes the outputs of a call once, and none where nothing moved (%j)', (command) => {
+  act(command)
+  datagrams = 3
+  hear(socketNews.readable)
+  act({ act: 'taken', socket: 3, count: 1 })
+  act({ act: 'send', socket: 3, to: { address: '10.0.0.2', port: 53 }, bytes: new Uint8Array(1) })
+  act({ act: 'release', socket: 3, breaks: true })
+  expect({ undelivered, redelivered }).toEqual({ undelivered: 0, redelivered: 0 })
 })
 
 test.each<[string, StackCommand]>([

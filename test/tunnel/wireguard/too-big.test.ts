@@ -110,6 +110,23 @@ describe('a hub', () => {
     expect(hub.engine.counters()['tooBig']).toBe(1)
   })
 
+  test.each([
+    ['the first part', 1, 1],
+    ['a later part', 1_280 | 1, 0],
+    ['the last part', 1_280, 0],
+    ['the whole as one part', 0, 1],
+  ])('tells the sender of an IPv6 datagram that is sent in parts, with %s', (_name, offset, answers) => {
+    const { a, b, all } = star()
+    const packet = udpPacket({ from: 'fd07::2', to: 'fd07::3', payload: Buffer.alloc(1_344) })
+    const head = Buffer.from([packet[6] ?? 0, 0, offset >> 8, offset & 0xff, 0, 0, 0, 9])
+    const part = Buffer.concat([packet.subarray(0, 40), head, packet.subarray(40)])
+    part[6] = 44
+    part.writeUInt16BE(part.length - 40, 4)
+    carry(all, a, deviceReads(a, [plainRead(part)], 2), 2)
+    expect([a.writes.length, b.writes.length]).toEqual([answers, 0])
+    if (answers) expect(readMessage(inner(a.writes[0]))).toMatchObject({ type: 2, mtu: 1_300 })
+  })
+
   test('passes on in the other direction what its sender could send', () => {
     const { a, b, all } = star()
     const packet = udpPacket({ from: '10.7.0.3', to: '10.7.0.2', payload: Buffer.alloc(1_392) })

@@ -197,6 +197,9 @@ impl Device {
         if let Some(peer) = self.peers.take(at) {
             self.routes.remove(at);
             self.staged_total -= peer.staged_bytes;
+            if let Some(stack) = self.stack.as_deref_mut() {
+                stack.forget_peer(at);
+            }
         }
     }
 }

@@ -109,6 +109,14 @@ impl Stack {
         self.touched = true;
     }
 
+    /// Ends the connections that a peer opened: its handle, and with it their places, may be another's next.
+    pub fn forget_peer(&mut self, peer: u32) {
+        for entry in self.entries.iter().filter(|entry| entry.peer == peer) {
+            self.sockets.get_mut::<tcp::Socket>(entry.handle).abort();
+        }
+        self.touched = true;
+    }
+
     /// One packet of a peer to one of our addresses.
     #[inline(never)]
     pub fn receive(&mut self, device: &mut Device, peer: u32, packet: &[u8], ip: &Ip) {
@@ -250,10 +258,9 @@ impl Stack {
             }
             !done
         });
-        self.deadline_ms = match self.interface.poll_at(moment(now_ms), &self.sockets) {
-            Some(at) => at.total_micros() as f64 / 1000.0,
-            None => f64::INFINITY,
-        };
+        let wanted = self.interface.poll_at(moment(now_ms), &self.sockets);
+        let wanted_ms = wanted.map_or(f64::INFINITY, |at| at.total_micros() as f64 / 1000.0);
+        self.deadline_ms = self.entries.iter().filter_map(Entry::orphan_ends_ms).fold(wanted_ms, f64::min);
     }
 
     /// Milliseconds until `run` has something to do by itself.

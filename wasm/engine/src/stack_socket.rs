@@ -72,6 +72,8 @@ pub struct Entry {
     pub was_reset: bool,
     /// The other end has sent all it had.
     has_ended: bool,
+    /// What the host has not read of a connection that is over: smoltcp keeps it for ten seconds only.
+    left: Vec<u8>,
     /// When the host had done with it.
     released_ms: Option<f64>,
 }
@@ -87,7 +89,7 @@ impl Entry {
         let found = match self.protocol {
             Protocol::Tcp => {
                 let socket = sockets.get_mut::<tcp::Socket>(self.handle);
-                if self.released_ms.is_some_and(|since| now_ms - since > ORPHAN_MS) {
+                if self.orphan_ends_ms().is_some_and(|end| now_ms >= end) {
                     socket.abort();
                 }
                 self.look_at_tcp(socket)
@@ -103,6 +105,11 @@ impl Entry {
         }
     }
 
+    /// When a connection that the host has done with is broken off.
+    pub fn orphan_ends_ms(&self) -> Option<f64> {
+        self.released_ms.filter(|_| self.protocol == Protocol::Tcp).map(|since| since + ORPHAN_MS)
+    }
+
     fn look_at_tcp(&mut self, socket: &mut tcp::Socket) -> u32 {
         use tcp::State::{CloseWait, Closed, Closing, LastAck, Listen, SynReceived, SynSent, TimeWait};
         let state = socket.state();
@@ -112,16 +119,21 @@ impl Entry {
             socket.set_timeout(Some(SILENCE));
             socket.set_keep_alive(Some(KEEP_ALIVE));
         }
+        while state == TimeWait && socket.can_recv() {
+            let _ = socket.recv(|piece| (piece.len(), self.left.extend_from_slice(piece)));
+        }
         if self.state != State::Opening {
+            let has_more = socket.can_recv() || !self.left.is_empty();
             found |= if self.peer == NOBODY { news::CONNECTED } else { news::ACCEPTED };
-            found |= readable(socket.can_recv());
+            found |= readable(has_more);
             let free = socket.send_capacity() - socket.send_queue();
             found |= if socket.may_send() && free * 4 >= socket.send_capacity() { news::WRITABLE } else { 0 };
             self.has_ended |= matches!(state, CloseWait | LastAck | Closing | TimeWait);
-            found |= if self.has_ended && !socket.can_recv() { news::ENDED } else { 0 };
+            found |= if self.has_ended && !has_more { news::ENDED } else { 0 };
         }
         match state {
             TimeWait => found |= news::CLOSED,
+            Closed if self.told & news::CLOSED != 0 => {}
             Closed if self.was_reset => found |= news::RESET,
             Closed if self.state == State::Ending => found |= news::CLOSED,
             Closed => found |= news::LOST,
@@ -222,13 +234,15 @@ impl Stack {
     /// Bytes of the connection that were copied; 0 when nothing waits.
     pub fn take(&mut self, id: u32, into: &mut [u8]) -> usize {
         let Some(at) = self.find(id, Protocol::Tcp) else { return 0 };
+        let mut taken = self.entries[at].left.len().min(into.len());
+        into[..taken].copy_from_slice(&self.entries[at].left[..taken]);
+        self.entries[at].left.drain(..taken);
         let socket = self.tcp(at);
-        let mut taken = 0;
         // A ring is read in at most two pieces.
         for _ in 0..2 {
             taken += socket.recv_slice(&mut into[taken..]).unwrap_or(0);
         }
-        if !socket.can_recv() {
+        if !socket.can_recv() && self.entries[at].left.is_empty() {
             self.entries[at].told &= !news::READABLE;
         }
         self.touched = true;
@@ -333,6 +347,7 @@ impl Stack {
             told: 0,
             was_reset: false,
             has_ended: false,
+            left: Vec::new(),
             released_ms: None,
         };
         self.entries.push(entry);

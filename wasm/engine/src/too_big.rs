@@ -59,7 +59,8 @@ impl Device {
     }
 }
 
-/// No error about an error, a part, or a packet from or to many [RFC 1122 3.2.2] [RFC 4443 2.4].
+/// No error about an error, a later part, or a packet from or to many [RFC 1122 3.2.2] [RFC 4443 2.4]. The first part of an
+/// IPv6 datagram is answered: its sender alone can make its parts smaller.
 fn is_answerable(packet: &[u8], ip: &Ip) -> bool {
     let kind = packet.get(ip.header).copied().unwrap_or(0);
     let error = match (ip.v6, ip.protocol) {
@@ -67,7 +68,9 @@ fn is_answerable(packet: &[u8], ip: &Ip) -> bool {
         (true, ICMP6) => kind < 128,
         _ => false,
     };
-    let later_part = if ip.v6 { ip.fragment } else { packet[6] & 0x1f | packet[7] != 0 };
+    let offset = if ip.v6 { ip.fragment.then(|| packet.get(42..44)).flatten() } else { packet.get(6..8) };
+    let mask = if ip.v6 { 0xfff8 } else { 0x1fff };
+    let later_part = offset.is_some_and(|at| u16::from_be_bytes([at[0], at[1]]) & mask != 0);
     !error && !later_part && !ip.source(packet).forbidden() && !ip.destination(packet).forbidden()
 }
 
