@@ -4,7 +4,7 @@
 // NSM_TOOLCHAIN names the folder of the compiler; it is made there when it is missing (240 MB, half a minute).
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -36,7 +36,9 @@ function prepareToolchain() {
 }
 
 function install(built) {
-  copyFileSync(built, target)
+  // Programs that run read the one they began with.
+  copyFileSync(built, `${target}.new`)
+  renameSync(`${target}.new`, target)
   writeFileSync(`${target}.sha256`, `${sha256(built)}  engine.wasm\n`)
   console.log(`wrote engine.wasm, ${readFileSync(built).length} bytes, sha256 ${sha256(built)}`)
   return 0
