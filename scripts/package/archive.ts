@@ -2,7 +2,7 @@ import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, w
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { buildTimeS } from './build-time.ts'
-import type { Packing } from './installers.ts'
+import type { Packing } from './packing.ts'
 import type { Program } from './program.ts'
 import { runTool } from './run-tool.ts'
 

@@ -3,20 +3,12 @@ import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { buildArchive } from './archive.ts'
 import { buildDeb } from './deb.ts'
-import type { Beside, Program } from './program.ts'
+import type { Packing } from './packing.ts'
+import type { Program } from './program.ts'
 import { buildRpm } from './rpm.ts'
 import { ownTarget } from './target.ts'
 import { template } from './unix-tree.ts'
 import { buildMsi, buildSetup } from './windows.ts'
-
-/** How packages are made, whatever their format. */
-export interface Packing {
-  readonly beside: Beside
-  /** Compressed little, in seconds. */
-  readonly isQuick: boolean
-  /** Where they go. */
-  readonly dir: string
-}
 
 /** Writes the packages of each program into `dir`, and gives their paths. */
 export function buildInstallers(wanted: WantedInstallers): readonly string[] {

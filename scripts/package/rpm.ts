@@ -1,7 +1,7 @@
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
-import type { Packing } from './installers.ts'
+import type { Packing } from './packing.ts'
 import type { Program } from './program.ts'
 import { runTool } from './run-tool.ts'
 import { template, writeUnixTree } from './unix-tree.ts'
