@@ -18,7 +18,7 @@ export const errorTable = {
   CONFLICT: { exit: 8, when: 'an address, prefix, route, port, interface or DNS scope is already taken' },
   PERMISSION: {
     exit: 9,
-    when: 'a right is missing: root, CAP_NET_ADMIN, a readable TUN device, or a file system with room that may be written',
+    when: 'a right is missing: root, CAP_NET_ADMIN, a readable TUN device, or a folder with room that may be written',
   },
   LOST: { exit: 10, when: 'the connection was up and healing gave up, or the data path is dead' },
 } as const satisfies Record<string, { readonly exit: number; readonly when: string }>
@@ -97,6 +97,10 @@ const readOnly: RefusalOfFiles = {
   why: 'nothing can be written there',
   next: 'set NSM_STATE_DIR and NSM_RUNTIME_DIR to folders that can be written',
 }
+const noFolder: RefusalOfFiles = {
+  why: 'a file is where a folder has to be',
+  next: 'set NSM_STATE_DIR and NSM_RUNTIME_DIR to folders, or remove that file',
+}
 const notOurs: RefusalOfFiles = { why: 'a file may not be used', next: 'check whose it is, or run nsm as root' }
 
 /** [errno(3)], [SQLite result codes] */
@@ -105,6 +109,7 @@ const refusals: ReadonlyMap<string, RefusalOfFiles> = new Map([
   ['EDQUOT', full],
   ['SQLITE_13', full],
   ['EROFS', readOnly],
+  ['ENOTDIR', noFolder],
   ['SQLITE_8', readOnly],
   ['SQLITE_14', readOnly],
 ])

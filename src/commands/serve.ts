@@ -153,8 +153,7 @@ export class Serve extends NsmCommand {
   }
 
   #show(request: ServeSettings, running: ServeHandle): void {
-    const { listen, wireguardPort } = request
-    const { service, prefixes, dnsDomain } = running.info ?? request
+    const { service, prefixes, dnsDomain, listen, wireguardPort } = running.info ?? request
     const { joinString, openJoinString } = running
     const served: ServeResult = {
       apiVersion: 'nsm/serve/v1',

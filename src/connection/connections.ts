@@ -101,7 +101,7 @@ export class Connections {
 
   /** True when nothing is connected or being connected. */
   get isEmpty(): boolean {
-    return this.#live.size === 0
+    return this.#live.size === 0 && this.#turns.keys().length === 0
   }
 
   /** The sessions that connections use. */

@@ -1,6 +1,5 @@
-import { rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { makePrivateDir, readPrivateFile, writeFileAtomic } from '../base/files.ts'
+import { makePrivateDir, readPrivateFile, removeFile, writeFileAtomic } from '../base/files.ts'
 import { isTexts, readJsonObject } from '../base/json.ts'
 import { type StoreName, storeNames } from '../identity/secret-store.ts'
 
@@ -31,7 +30,7 @@ export async function loadLoginRecord(path: string): Promise<LoginRecord | undef
 
 /** Removes a record; no failure when there is none. */
 export function removeLoginRecord(path: string): Promise<void> {
-  return rm(path, { force: true })
+  return removeFile(path)
 }
 
 const recordVersion = 1

@@ -83,10 +83,7 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
     status: () => status(wiring),
     list: async (request, signal) => listServices(await sessions.open({}, signal), request, signal),
     version: async () => ({ version: programVersion(), pid: process.pid }),
-    async login(request, signal) {
-      checkNotConnected(connections)
-      return sessions.login(request, signal)
-    },
+    login: (request, signal) => sessions.login(request, signal, () => checkNotConnected(connections)),
     async logout() {
       checkNotConnected(connections)
       return sessions.logout()
@@ -131,7 +128,8 @@ async function connect(wiring: Wiring, call: Call): Promise<ConnectResult> {
   const request = applications.withAgent(call.request)
   const wanted = wantedServices(request)
   // A service that is up needs no session; what was given is read all the same.
-  if (request.joinString !== undefined && !wiring.connections.isEmpty) wiring.sessions.check(request.joinString)
+  if (request.joinString !== undefined && wiring.connections.sessions.size > 0)
+    wiring.sessions.check(request.joinString)
   const steps = new Steps(wiring.clock, call.progress)
   const late = new AbortController()
   const cancel = wiring.clock.after(request.timeoutMs, () => late.abort(steps.deadline(request.timeoutMs)))

@@ -56,11 +56,12 @@ type Asked = Invitation & {
 
 async function invite(home: Pick<Home, 'invite' | 'openJoinString'>, wanted: Asked): Promise<OpenInvite> {
   if (!wanted.open) return home.invite(wanted)
-  if (home.openJoinString) return { apiVersion: 'nsm/invite/v1', joinString: home.openJoinString() }
+  const joinString = home.openJoinString()
+  if (joinString !== undefined) return { apiVersion: 'nsm/invite/v1', joinString }
   throw new NsmError(
     'USAGE',
     'this server believes no issuer, so a join string without a token admits nobody',
-    'name the issuer: nsm serve --issuer or --issuers',
+    'name the issuer: nsm serve --issuer or --issuers, or in its policy file',
   )
 }
 

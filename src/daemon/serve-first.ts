@@ -78,7 +78,7 @@ export async function openFirstSite(
       ...siteService({ network, authority: believing, inviter, oidc, isSite, isDenied, policy, clock, log, audit }),
     ],
     invite: async (wanted) => inviter.invite(wanted),
-    ...(oidc.issuers.length === 0 ? {} : { openJoinString: () => openJoinString(authority, reachedAt) }),
+    openJoinString: () => (oidc.issuers.length === 0 ? undefined : openJoinString(authority, reachedAt)),
     async register({ registry, url, site }) {
       const client = localRegistryClient({ registry, owner: spiffeId, clock })
       const registration = await registerVl3({ client, service, endpointName, url, labels: { site }, clock, log })

@@ -49,8 +49,8 @@ export interface Home {
   /** What it serves beside registry and manager. */
   readonly services: readonly MethodBinding[]
   invite(wanted: Invitation): Promise<InviteResult>
-  /** The join string without a token, for those who show an ID token of an issuer; absent when there is no issuer. */
-  readonly openJoinString?: () => string
+  /** The join string without a token, for those who show an ID token of an issuer; undefined while no issuer is believed. */
+  openJoinString(): string | undefined
   /** What only the first site has: the authority, and the domains it federates with. */
   readonly authority?: Pick<Authority, 'document' | 'rotation'>
   readonly federation?: Federation

@@ -67,6 +67,7 @@ export async function openFurtherSite(
     managerName: `nsm-manager-${nameOf(path)}.${trustDomain}`,
     mayHold: () => true,
     services: relayedIdentityService({ source, channel, clock }),
+    openJoinString: () => undefined,
     invite: (wanted) => inviteByFirst(channel, { wanted, source, reachedAt }),
     async register({ registry, url, site }) {
       const owner = firstSiteId(trustDomain)

@@ -46,6 +46,8 @@ export type { ServeSettings } from './serve-settings.ts'
 export interface ServeInfo extends Network {
   /** What of the prefixes is this site's. */
   readonly parts: readonly string[]
+  /** Address and port on which it listens, `host:port` or `[host]:port`. */
+  readonly listen: string
   readonly trustDomain: string
   readonly endpointName: string
   /** Address and ports that clients use. */
@@ -107,15 +109,17 @@ async function start(settings: ServeSettings, around: Around): Promise<RunningSe
   const vl3 = await openVl3(settings, home, around)
   const { server, registry } = await openServer(settings, { ...around, home, vl3 })
   port = advertisedPort(settings, server)
+  const listen = settings.listen.trim().replace(/\d+$/, String(server.port))
   const site = settings.site ?? (toLabel(hostname()) || 'site')
   await home.register({ registry, url: ownUrl(settings, server), site })
   linkOthers({ ...around, home, vl3, registry, address })
   undo.push(await startServeAdmin({ runtimeDir: settings.runtimeDir, home, clock, log }))
   const { trustDomain, endpointName, network, parts } = home
+  const openJoinString = home.openJoinString()
   return {
     joinString: await firstInvitation(home, log),
-    ...(home.openJoinString ? { openJoinString: home.openJoinString() } : {}),
-    info: { ...network, parts, trustDomain, endpointName, address, port, wireguardPort: vl3.wireguardPort },
+    ...(openJoinString === undefined ? {} : { openJoinString }),
+    info: { ...network, parts, listen, trustDomain, endpointName, address, port, wireguardPort: vl3.wireguardPort },
     reload: () => home.reload(),
     stop: undo.run,
     failed: Promise.race([vl3.failed, home.failed]),

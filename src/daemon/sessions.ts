@@ -78,17 +78,28 @@ export class Sessions implements LoginApi {
     return this.#turns.run('sessions', () => this.#openNow(credentials, signal))
   }
 
-  /** Stores the identity that a login gives, and keeps the login. Ends every session, so nobody may be connected. */
-  login({ joinString, idToken, store, ...rest }: LoginRequest, signal: AbortSignal): Promise<IdentityResult> {
+  /**
+   * Stores the identity that a login gives, and keeps the login. Ends every session, so nobody may be connected: `check`
+   * throws when somebody is. A login that comes to nothing is taken back at its issuer.
+   */
+  login(
+    { joinString, idToken, store, ...rest }: LoginRequest,
+    signal: AbortSignal,
+    check = () => {},
+  ): Promise<IdentityResult> {
     return this.#turns.run('sessions', async () => {
       const join = parseJoinString(joinLine(joinString))
       const { clock } = this.#parts
       const login = { ...rest, refreshToken: rest.refreshToken }
       const kept = this.logins.of(join.trustDomain)
-      await this.close()
-      this.#ephemeralDomain = undefined
       const exchange: Exchange = (csr, stop) => exchangeIdToken({ join, idToken, csr, clock }, stop)
-      const { svid } = await this.#store(join, exchange, signal).catch(async (error: unknown) => {
+      const replace = async () => {
+        check()
+        await this.close()
+        this.#ephemeralDomain = undefined
+        return this.#store(join, exchange, signal)
+      }
+      const { svid } = await replace().catch(async (error: unknown) => {
         await kept.discard(login)
         throw error
       })
@@ -132,12 +143,12 @@ export class Sessions implements LoginApi {
 
   /**
    * Looks at a join string whose session may not be needed. Throws `USAGE` for one that cannot be read, `CONFLICT` for one
-   * of another server of a trust domain whose server is in use.
+   * of another server, or a newer root, of a trust domain whose identity is in use.
    */
   check(joinString: string): void {
     const join = parseJoinString(joinLine(joinString))
     const source = this.#enrolled.get(join.trustDomain)
-    if (source && !source.isPinned(join.pin)) throw otherServer(join.trustDomain)
+    if (source && !source.isFrom(join)) throw otherServer(join.trustDomain)
   }
 
   /** The sessions that are open, the newest last. */
@@ -223,7 +234,7 @@ export class Sessions implements LoginApi {
     const { domain: asked } = wanted.target ?? {}
     const key = `enrolled ${domain} ${wanted.target ? `${urlOf(wanted.target)} ${asked}` : ''} ${tokenLifetimeMs}`
     const open = this.#open.get(key)
-    const isSame = join === undefined || this.#enrolled.get(domain)?.isPinned(join.pin) === true
+    const isSame = join === undefined || this.#enrolled.get(domain)?.isFrom(join) === true
     if (open && isSame && isCurrent(open.source)) return open
     const byToken = join?.token === undefined && idToken !== undefined ? idToken : undefined
     const source =
@@ -262,7 +273,7 @@ export class Sessions implements LoginApi {
       outlives: () => login.isRenewable(),
     })
     if (!source) return undefined
-    const isSame = join === undefined || source.isPinned(join.pin)
+    const isSame = join === undefined || source.isFrom(join)
     if (isSame && isCurrent(source)) return source
     await source.close()
     if (!isSame || join?.token !== undefined) return undefined
@@ -364,7 +375,7 @@ function isCurrent(source: Pick<EnrolledSource, 'current'>): boolean {
 function otherServer(trustDomain: string): NsmError {
   return new NsmError(
     'CONFLICT',
-    `the join string is of another server than the one of ${trustDomain} that is in use`,
+    `the join string is of another server, or a newer root, than the identity of ${trustDomain} that is in use`,
     'leave that one first: nsm disconnect',
   )
 }

@@ -1,6 +1,6 @@
 import { readdir, rm } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
-import { readPrivateFile } from '../base/files.ts'
+import { readPrivateFile, removeUnfinished } from '../base/files.ts'
 import type { Settings } from '../base/settings.ts'
 import { loadEnrolment } from '../identity/enrolment-file.ts'
 import type { Svid } from '../identity/source.ts'
@@ -24,8 +24,9 @@ export async function readLoginDomains(settings: Settings): Promise<readonly str
   return names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length))
 }
 
-/** Removes the identities of these trust domains, their keys with them, and which was joined last. */
+/** Removes the identities of these trust domains, their keys with them, which was joined last, and what killed writers left. */
 export async function forgetStored(settings: Settings, domains: readonly string[]): Promise<void> {
   for (const domain of domains) await rm(enrolmentPath(settings, domain), { force: true })
   await rm(lastDomainPath(settings), { force: true })
+  await removeUnfinished(dirname(lastDomainPath(settings)))
 }

@@ -1,4 +1,4 @@
-import { rm } from 'node:fs/promises'
+import { lstat, rm } from 'node:fs/promises'
 import { createConnection, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { NsmError } from '../base/errors.ts'
@@ -54,6 +54,18 @@ export async function openUapi(interfaceName: string, device: UapiDevice, dir = 
       await rm(path, { force: true })
     },
   }
+}
+
+/**
+ * Removes the socket that a killed process of ours left for this interface, and gives its path; undefined when there is
+ * none, or another program answers there by now.
+ */
+export async function removeLeftSocket(interfaceName: string, dir = uapiDir): Promise<string | undefined> {
+  const path = join(dir, `${interfaceName}.sock`)
+  const found = interfaceName.includes('/') ? undefined : await lstat(path).catch(() => undefined)
+  if (!found?.isSocket() || found.uid !== process.getuid?.() || (await isServed(path))) return undefined
+  await rm(path, { force: true })
+  return path
 }
 
 function noFolder(dir: string, cause: unknown): NsmError {

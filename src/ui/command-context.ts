@@ -75,7 +75,14 @@ export interface ServeHandle {
   /** For those who show an ID token of an issuer. */
   readonly openJoinString?: string
   /** What is served in truth: a further site serves what the first one says. */
-  readonly info?: { readonly service: string; readonly prefixes: readonly string[]; readonly dnsDomain: string }
+  readonly info?: {
+    readonly service: string
+    readonly prefixes: readonly string[]
+    readonly dnsDomain: string
+    /** With the ports that were free where none was asked for. */
+    readonly listen: string
+    readonly wireguardPort: number
+  }
   readonly failed: Promise<NsmError>
   /** Reads the files of the policy and of the issuers again. */
   reload(): Promise<void>

@@ -30,6 +30,7 @@ describe('NsmError', () => {
     [{ code: 'ENOSPC' }, 'PERMISSION', 'no space is left: m'],
     [{ code: 'EDQUOT' }, 'PERMISSION', 'no space is left: m'],
     [{ code: 'EROFS', path: '/x' }, 'PERMISSION', 'nothing can be written there: m'],
+    [{ code: 'ENOTDIR', path: '/x/y' }, 'PERMISSION', 'a file is where a folder has to be: m'],
     [{ code: 'EACCES', path: '/x' }, 'PERMISSION', 'a file may not be used: m'],
     [{ code: 'EPERM', path: '/x' }, 'PERMISSION', 'a file may not be used: m'],
     [{ code: 'EACCES', port: 53 }, 'BUG', 'unexpected failure: m'],

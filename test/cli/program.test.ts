@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
@@ -48,6 +48,31 @@ describe('nsm', () => {
     expect(exitCode).toBe(2)
     expect(JSON.parse(out).error.code).toBe('USAGE')
     expect(err).toBe('')
+  })
+
+  test.each([
+    ['connect', ['connect', 'blue']],
+    ['serve', ['serve', '--listen', '127.0.0.1:0', '--wireguard-port', '0']],
+    ['whoami', ['whoami']],
+    ['cleanup', ['cleanup']],
+  ])('%s refuses folders that are files, or below one, and says so', async (_what, words) => {
+    const file = join(dir, 'file')
+    writeFileSync(file, '')
+    for (const place of [file, join(file, 'below')]) {
+      for (const name of ['NSM_STATE_DIR', 'NSM_RUNTIME_DIR']) {
+        const { exitCode, out } = await run('env', [`${name}=${place}`, nsm, ...words, '--json'])
+        expect([exitCode, JSON.parse(out).error.code], `${name}=${place}`).toEqual([9, 'PERMISSION'])
+        expect(out).toMatch(/is not a directory|a file is where a folder has to be/)
+      }
+    }
+  })
+
+  test('status among folders that are files, or below one, finds nothing that runs', async () => {
+    writeFileSync(join(dir, 'file'), '')
+    for (const place of [join(dir, 'file'), join(dir, 'file', 'below')]) {
+      const { exitCode, out } = await run('env', [`NSM_STATE_DIR=${place}`, `NSM_RUNTIME_DIR=${place}`, nsm, 'status'])
+      expect([exitCode, out]).toEqual([0, '# no network service is connected\n'])
+    }
   })
 
   test('says in text what happened and what to do, on standard error', async () => {

@@ -51,7 +51,11 @@ describe('nsm serve', () => {
     const ended = once(child, 'exit')
     child.kill()
     await ended
-    expect(JSON.parse(out)).toMatchObject({ apiVersion: 'nsm/serve/v1', service: 'my-networkservice-1' })
+    const served = JSON.parse(out)
+    expect(served).toMatchObject({ apiVersion: 'nsm/serve/v1', service: 'my-networkservice-1' })
+    // The ports that it got, not the 0 that asked for any.
+    expect(served.joinString).toContain(`nsm://${served.listen}/`)
+    expect(served.wireguardPort).toBeGreaterThan(0)
   })
 
   test('refuses a second server on the same state with CONFLICT', async () => {

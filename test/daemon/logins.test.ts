@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -16,6 +17,7 @@ import { loadEnrolment, saveEnrolment } from '../../src/identity/enrolment-file.
 import { refreshLogin } from '../../src/identity/oidc-refresh.ts'
 import { authorityOf, identityOf } from '../identity/fixtures.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
+import { createIdleMachine } from '../support/idle-machine.ts'
 import { browse, type LoginProvider, loginClient, startLoginProvider } from '../support/login-provider.ts'
 
 /* A person who logs in once and stays: a real OpenID provider that rotates refresh tokens, a real server. */
@@ -221,6 +223,10 @@ describe('a login that is kept', () => {
 
   test('that ends is taken back at the issuer, and nothing of it is left', async () => {
     const { sessions, request, who } = await connected()
+    const { pid } = spawnSync('true')
+    for (const half of [tokenPath(), `${enrolmentPath()}`, join(dir, 'laptop', 'identities', 'never.json')]) {
+      await writeFile(`${half}.${pid}.1.tmp`, 'a secret')
+    }
     expect(await sessions.logout()).toEqual(who)
     expect(readdirSync(join(dir, 'laptop', 'identities'))).toEqual([])
     expect(revocations().map((form) => form.get('token'))).toEqual([request.refreshToken])
@@ -283,6 +289,23 @@ describe('another login', () => {
     expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
     expect((await sessions.whoami()).spiffeId).toMatch('/user/bob')
     expect(await useElsewhere(stored())).toHaveProperty('tokens')
+  })
+
+  test('that finds a connection which came up meanwhile is taken back, also while that still asks for its session', async () => {
+    const running = await serve()
+    const request = await logIn(running.openJoinString ?? '', 'alice')
+    const machine = createIdleMachine()
+    const runtime = await startRuntime({ settings: settings(), clock: systemClock, log, onCount: () => {}, machine })
+    closers.push(() => runtime.close())
+    const lists = { services: ['blue'], labels: {}, allowPrefixes: [], excludePrefixes: [] }
+    const how = { dnsMode: 'fanout' as const, dns: 'off' as const, timeoutMs: 20_000 }
+    const connecting = runtime.connect({ ...lists, ...how, joinString: running.joinString }, () => {}, signal)
+    await expect(runtime.login(request, signal)).rejects.toMatchObject({ code: 'CONFLICT' })
+    expect((await connecting).connections).toMatchObject([{ state: 'up' }])
+    expect(revocations().map((form) => form.get('token'))).toEqual([request.refreshToken])
+    expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
+    expect(existsSync(tokenPath())).toBe(false)
+    expect((await runtime.status()).connections).toMatchObject([{ state: 'up' }])
   })
 
   test('whom no rule knows leaves the first one as it was', async () => {

@@ -189,6 +189,26 @@ describe('nsm serve with an issuer', () => {
     await sessions('laptop').open({ joinString }, signal)
   })
 
+  test('says it as soon as the file has an issuer, and no more when it has none', async () => {
+    const path = join(dir, 'issuers.json')
+    const write = (issuers: readonly object[]) => writeFile(path, JSON.stringify({ issuers }))
+    await write([])
+    const running = await serve({ issuers: { path } })
+    const ask = () => inviteFromRunning({ runtimeDir: join(dir, 'server', 'run') }, { open: true, ttlMs: 60_000 })
+    expect(running.openJoinString).toBeUndefined()
+    await expect(ask()).rejects.toMatchObject({ code: 'USAGE', message: expect.stringContaining('no issuer') })
+    await write([
+      { name: 'ci', issuer: issuer.url, rules: [{ name: 'deploy', match: good, id: '/ci/{repository_id}' }] },
+    ])
+    await running.reload()
+    const { joinString } = await ask()
+    const session = await sessions('job').open({ joinString, idToken: await issuer.token(good) }, signal)
+    expect(session.source.current().svid.spiffeId).toBe('spiffe://test.internal/ci/5678')
+    await write([])
+    await running.reload()
+    await expect(ask()).rejects.toMatchObject({ code: 'USAGE' })
+  })
+
   test('says its join string without a token again, as often as it is asked', async () => {
     const { openJoinString } = await byFlags()
     const settings = { runtimeDir: join(dir, 'server', 'run') }

@@ -191,7 +191,7 @@ describe.skipIf(apps.path === undefined)(title, () => {
   })
 
   test('find the socket of a killed background process gone, and get it back with the next', async () => {
-    process.kill(Number(await rig.daemonPid('b')), 'SIGKILL')
+    await rig.signalDaemon('b', 'SIGKILL')
     const socket = join(dir, 'b', 'workload.sock')
     await eventually(async () => (await rig.inside('b', 'test', ['-e', socket])).code === 1)
     await connect('b')

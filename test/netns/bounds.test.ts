@@ -135,7 +135,7 @@ describe.skipIf(why !== undefined)(`what a member leaves behind${why ? `: skippe
   afterAll(() => rig.close())
 
   test('M16: a killed background process is cleaned up after at once, by nobody’s command', async () => {
-    process.kill((await rig.daemonPid('a')) ?? 0, 'SIGKILL')
+    await rig.signalDaemon('a', 'SIGKILL')
     await eventually(async () => (await rig.fingerprint('a')) === untouched)
   })
 

@@ -119,8 +119,7 @@ describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped,
   })
 
   test('a killed background process leaves no interface, cleanup puts the resolver back, and the address is taken over', async () => {
-    const pid = await rig.daemonPid('a')
-    process.kill(pid ?? 0, 'SIGKILL')
+    await rig.signalDaemon('a', 'SIGKILL')
     await eventually(async () => (await rig.daemonPid('a')) === undefined)
     const cleanup = await rig.nsm('a', 'cleanup')
     expect(cleanup.code, cleanup.err).toBe(0)
@@ -140,9 +139,9 @@ describe.skipIf(why !== undefined)(`nsm connect in namespaces${why ? `: skipped,
 
   test('SIGTERM to the background process undoes everything', async () => {
     expect((await connect('a')).code).toBe(0)
-    const pid = (await rig.daemonPid('a')) ?? 0
-    process.kill(pid, 'SIGTERM')
+    await rig.signalDaemon('a', 'SIGTERM')
     await eventually(async () => (await rig.daemonPid('a')) === undefined)
+    await expect(rig.signalDaemon('a', 'SIGTERM')).rejects.toThrow('no background process runs in a')
     expect(await rig.fingerprint('a')).toBe(untouched)
   })
 

@@ -70,7 +70,7 @@ describe.skipIf(why !== undefined)(`a connection that heals, in namespaces${why 
     const unblock = await rig.block('s', 'tcp dport 5001 drop')
     const connecting = rig.nsm('b', 'connect', service, '--name', 'b', '--timeout', '50s')
     await eventually(async () => (await rig.status('b')).connections[0]?.state === 'requesting')
-    process.kill((await rig.daemonPid('b')) ?? 0, 'SIGTERM')
+    await rig.signalDaemon('b', 'SIGTERM')
     expect([7, 10]).toContain((await connecting).code)
     await eventually(async () => (await rig.daemonPid('b')) === undefined)
     expect(await rig.fingerprint('b')).toBe(before)
@@ -81,8 +81,7 @@ describe.skipIf(why !== undefined)(`a connection that heals, in namespaces${why 
   test('SIGTERM ends a connection that heals and puts the machine back', async () => {
     await rig.block('s', 'udp dport 51820 drop')
     await becomes('healing')
-    const pid = (await rig.daemonPid('a')) ?? 0
-    process.kill(pid, 'SIGTERM')
+    await rig.signalDaemon('a', 'SIGTERM')
     await eventually(async () => (await rig.daemonPid('a')) === undefined)
     expect((await rig.inside('a', 'ip', ['-o', 'link'])).out).not.toContain('nsm-')
   })

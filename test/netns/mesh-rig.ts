@@ -164,6 +164,13 @@ export class MeshRig {
     return async () => void (await this.inside(machine, 'nft', ['delete table inet wall']))
   }
 
+  /** Sends a signal to the background process; fails when none runs: signal to 0 would end the test's own group. */
+  async signalDaemon(machine: string, signal: NodeJS.Signals): Promise<void> {
+    const pid = await this.daemonPid(machine)
+    if (pid === undefined) throw new NsmError('BUG', `no background process runs in ${machine}`, 'mend the test')
+    process.kill(pid, signal)
+  }
+
   /** Process id of the background process of a machine; undefined when none runs. */
   async daemonPid(machine: string): Promise<number | undefined> {
     const { out } = await this.#command('ip', ['netns', 'pids', `${this.prefix}-${machine}`])

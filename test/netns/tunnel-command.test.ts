@@ -217,13 +217,14 @@ describe.skipIf(reason)(`nsm tunnel${reason ? `: skipped, ${reason}` : ''}`, () 
     expect(await inside(ours, 'ip', 'rule')).toBe(rules)
   })
 
-  test('a background process that is killed leaves neither rule nor route of a default route', async () => {
+  test('a background process that is killed leaves neither rule nor route of a default route, nor its control socket', async () => {
     const rules = await inside(ours, 'ip', 'rule')
     expect(await nsm('tunnel', 'up', join(files.dir, `${name}.conf`))).toMatchObject({ code: 0 })
     expect(await inside(ours, 'ip', 'rule')).toContain('suppress_prefixlength 0')
     process.kill(JSON.parse((await nsm('version', '--json')).out).daemon.pid, 'SIGKILL')
     await expect.poll(() => inside(ours, 'ip', 'rule'), { timeout: 10_000 }).toBe(rules)
     expect(await inside(ours, 'ip', 'route', 'show', 'table', 'all')).not.toContain('28277')
+    await expect.poll(() => existsSync(`/var/run/wireguard/${name}.sock`), { timeout: 10_000 }).toBe(false)
     expect(await nsm('tunnel', 'down', name)).toMatchObject({ code: 0 })
   })
 

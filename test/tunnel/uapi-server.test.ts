@@ -1,11 +1,12 @@
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { UapiDevice } from '../../src/tunnel/device-control.ts'
-import { openUapi, type UapiServer } from '../../src/tunnel/uapi-server.ts'
+import { openUapi, removeLeftSocket, type UapiServer } from '../../src/tunnel/uapi-server.ts'
 
 let dir = ''
 let server: UapiServer | undefined
@@ -127,5 +128,27 @@ describe('openUapi', () => {
     await server?.close()
     await closed
     expect(existsSync(path)).toBe(false)
+  })
+})
+
+describe('removeLeftSocket', () => {
+  test('removes the socket of a killed program and gives its path', async () => {
+    const path = join(dir, 'wg7.sock')
+    const listen = `require('node:net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`
+    expect(spawnSync(process.execPath, ['-e', listen]).signal).toBe('SIGKILL')
+    expect(existsSync(path)).toBe(true)
+    expect(await removeLeftSocket('wg7', dir)).toBe(path)
+    expect(existsSync(path)).toBe(false)
+    expect(await removeLeftSocket('wg7', dir)).toBeUndefined()
+  })
+
+  test('leaves one that answers, what is no socket, and what lies elsewhere', async () => {
+    const path = await open()
+    expect(await removeLeftSocket('wg7', dir)).toBeUndefined()
+    expect(await removeLeftSocket(`../${basename(dir)}/wg7`, dir)).toBeUndefined()
+    expect(await ask(path, 'get=1\n\n')).toContain('errno=0')
+    writeFileSync(join(dir, 'wg8.sock'), '')
+    expect(await removeLeftSocket('wg8', dir)).toBeUndefined()
+    expect(existsSync(join(dir, 'wg8.sock'))).toBe(true)
   })
 })
