@@ -15,7 +15,8 @@ export class CaRotate extends NsmCommand {
   static override description =
     'Makes a new root and publishes it; members and federated domains learn it. After 20 minutes it signs, and a day\n' +
     'later the old root is dropped. Nobody is disconnected and a restart goes on where it was. With --finish the old root\n' +
-    'is dropped at once: machines that were away since the new one signs have to join again.'
+    'is dropped at once, which is refused for 2 minutes after the new one signs, while members renew: machines that were\n' +
+    'away since then have to join again.'
   static override examples = ['nsm ca rotate', 'nsm ca rotate --after 1m', 'nsm ca rotate --finish']
   static override flags = {
     after: Flags.string({

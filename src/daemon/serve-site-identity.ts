@@ -52,7 +52,7 @@ export async function openSiteIdentity(
 
 /** A stored identity serves unless it is expired, or a token is there for one of another server. */
 async function usable(source: EnrolledSource | undefined, first: JoinString): Promise<EnrolledSource | undefined> {
-  const isTheirs = first.token === undefined || source?.isPinned(first.pin)
+  const isTheirs = first.token === undefined || source?.isFrom(first)
   if (source && isTheirs && isCurrent(source)) return source
   await source?.close()
   return undefined

@@ -45,7 +45,7 @@ export function parseBundle(text: string): BundleDocument {
     if (!isJsonObject(key)) throw invalid('a key is not an object')
     return key
   })
-  const hint = count(hintSeconds, 'spiffe_refresh_hint')
+  const hint = count(hintSeconds, 'spiffe_refresh_hint', hintMaxSeconds)
   return {
     roots: entries.filter(({ use }) => use === 'x509-svid').flatMap(rootOf),
     jwtKeys: entries.filter(({ use, kty }) => use === 'jwt-svid' && (kty === 'EC' || kty === 'RSA')).map(jwtKeyOf),
@@ -130,9 +130,12 @@ function publicPart(from: JsonObject | JsonWebKey): JsonWebKey {
   return Object.fromEntries(parts)
 }
 
-function count(value: unknown, name: string): number | undefined {
+/** Beyond it milliseconds are no whole numbers. */
+const hintMaxSeconds = Number.MAX_SAFE_INTEGER / 1_000
+
+function count(value: unknown, name: string, max = Number.MAX_VALUE): number | undefined {
   if (value === undefined) return undefined
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 0) return value
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= max) return value
   throw invalid(`"${name}" is not a whole number`)
 }
 

@@ -10,6 +10,7 @@ import { atWallTime } from './wall-timer.ts'
 /* steady --begin--> published --20 min--> issuing --25 h, or finish--> steady
  *   old signs         old signs             new signs                    new signs
  *   old believed      both believed         both believed                new believed
+ *                                           (2 min at the least)
  *
  * While the new root signs, its certificate by the old one goes along: who slept through the first phase still finds the way. */
 
@@ -35,7 +36,7 @@ export interface Rotation {
   view(): RotationView
   /** Makes a new root, which signs after `publishMs`; throws `CONFLICT` while a change is under way. */
   begin(publishMs?: number): Promise<RotationView>
-  /** Drops the old root at once; throws `CONFLICT` before the new one signs. */
+  /** Drops the old root at once; throws `CONFLICT` before the new one signs, and until everybody had the time to renew. */
   finish(): Promise<RotationView>
   onChange(listener: () => void): () => void
   close(): void
@@ -47,6 +48,11 @@ export const bundleRefreshMs = 300_000
 export const publishMsDefault = 4 * bundleRefreshMs
 /** Ours: the longest life of a leaf, 24 h, and an hour. */
 const believeOldMs = 25 * 3_600_000
+/**
+ * Ours: until a member has a certificate of the root that signs. A minute is the longest pause of one that lost its server,
+ * within half a minute more it renews, and as long is left for a renewal that failed at first.
+ */
+const renewedMs = 120_000
 
 /** Rotation of the root `current`, going on with the change that was under way. */
 export function createRotation(parts: {
@@ -62,6 +68,8 @@ export function createRotation(parts: {
   const turns = createTurns()
   let { current, underWay } = parts
   let roots = rootsOf(current, underWay)
+  /** Members did not hear of anything while the server was away. */
+  const openedMs = clock.wallMs()
   let cancel = () => {}
   let isClosed = false
   const set = (next: { readonly current: Root; readonly underWay: RotationState | undefined }) => {
@@ -111,6 +119,8 @@ export function createRotation(parts: {
     finish: () =>
       turns.run('', async () => {
         if (underWay?.phase !== 'issuing') throw notYet(viewOf(underWay))
+        const renewedAtMs = Math.max(openedMs, underWay.nextMs - believeOldMs) + renewedMs
+        if (clock.wallMs() < renewedAtMs) throw notRenewed(renewedAtMs)
         await advance()
         return viewOf(underWay)
       }),
@@ -159,6 +169,11 @@ function notNow({ phase, nextMs = 0 }: RotationView): NsmError {
 function notYet(view: RotationView): NsmError {
   if (view.phase === 'published') return notNow(view)
   return new NsmError('CONFLICT', 'no change of the root is under way', 'begin one: `nsm ca rotate`')
+}
+
+function notRenewed(renewedAtMs: number): NsmError {
+  const message = `members are renewing by the new root: the old one may be dropped from ${isoTime(renewedAtMs)}`
+  return new NsmError('CONFLICT', message, 'wait until then: who has not renewed by then would have to join again')
 }
 
 function isoTime(wallMs: number): string {

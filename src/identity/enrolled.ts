@@ -11,14 +11,16 @@ import { refusal } from './refusal.ts'
 import { startRenewal } from './renewal.ts'
 import type { IdentitySource, IdentityState, IssuedSvid, TrustBundles } from './source.ts'
 import { parseSpiffeId } from './spiffe-id.ts'
-import { isOfNewestRoot, pinsOf, stateFromIssued } from './svid.ts'
+import { isOfNewestRoot, pinsOf, restsOnRoot, stateFromIssued } from './svid.ts'
 
-/** An identity that a server gave and renews. */
+/** An identity that a server gave and renews; `current` throws `IDENTITY` when it is expired or its root was dropped. */
 export interface EnrolledSource extends IdentitySource {
   /** The server that gave it, as it was told to `enrol`; a pin in it is that of the newest root. */
   readonly serverUrl: string
   /** True for the pin of a root that this identity believes for its own domain, also when it is expired. */
   isPinned(pin: string): boolean
+  /** True when this identity is what the join string would give: with a token, only one that rests on the root of its pin. */
+  isFrom(join: { readonly pin: string; readonly token?: string }): boolean
   /** Stores and uses new bundles, as the server announced them; throws `IDENTITY` when they lack the own domain. */
   updateBundles(bundles: TrustBundles): Promise<void>
 }
@@ -84,6 +86,7 @@ export async function openEphemeral(
 function hold(settings: RenewSettings, stored: Enrolment, save: (next: Enrolment) => Promise<void>): EnrolledSource {
   const held = createFixedSource(stored.state, settings.clock)
   const store = createStore(stored, held, save)
+  const isPinned = (pin: string) => pinsOf(store.present().state).includes(pin)
   const renewal = startRenewal({
     ...settings,
     svid: stored.state.svid,
@@ -97,8 +100,13 @@ function hold(settings: RenewSettings, stored: Enrolment, save: (next: Enrolment
     get serverUrl() {
       return store.present().serverUrl
     },
-    isPinned: (pin) => pinsOf(store.present().state).includes(pin),
-    current: held.current,
+    isPinned,
+    isFrom: ({ pin, token }) => isPinned(pin) && (token === undefined || restsOnRoot(store.present().state, pin)),
+    current() {
+      const state = held.current()
+      if (isRootGone(state)) throw rootGone(state)
+      return state
+    },
     onChange: held.onChange,
     async updateBundles(bundles) {
       const state = await store.replace((before) => withBundles(before, bundles))
@@ -110,6 +118,21 @@ function hold(settings: RenewSettings, stored: Enrolment, save: (next: Enrolment
       await held.close()
     },
   }
+}
+
+const gone = new WeakMap<IdentityState, boolean>()
+
+/** Asked before each call and costly, so it is remembered. */
+function isRootGone(state: IdentityState): boolean {
+  const known = gone.get(state) ?? !restsOnRoot(state)
+  gone.set(state, known)
+  return known
+}
+
+function rootGone({ svid }: IdentityState) {
+  return refusal('SVID_UNTRUSTED', `the root that ${svid.spiffeId} rests on was dropped before this machine renewed`, {
+    next: 'join again: `nsm disconnect`, then `nsm invite` on the server and `nsm connect --join FILE` here',
+  })
 }
 
 async function askExpected(settings: EnrolSettings): Promise<IdentityState> {

@@ -50,10 +50,26 @@ export function isOfNewestRoot({ svid, bundles }: IdentityState, nowMs: number):
   }
 }
 
+/** Whether the SVID rests on a root of the own domain, or on the one of this pin; also when it is expired. */
+export function restsOnRoot({ svid, bundles }: IdentityState, pin?: string): boolean {
+  const { trustDomain } = parseSpiffeId(svid.spiffeId)
+  const roots = (bundles.get(trustDomain) ?? []).filter((root) => pin === undefined || pinOf(root) === pin)
+  try {
+    verifyPeer({ chain: svid.chain, bundles: new Map([[trustDomain, roots]]), nowMs: svid.notAfterMs - 1 })
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** The pins of the own domain's roots, that of the one that signs first. */
 export function pinsOf({ svid, bundles }: IdentityState): readonly string[] {
   const roots = bundles.get(parseSpiffeId(svid.spiffeId).trustDomain) ?? []
-  return roots.map((root) => spkiPin(readCertificate(root).spki))
+  return roots.map(pinOf)
+}
+
+function pinOf(root: Uint8Array): string {
+  return spkiPin(readCertificate(root).spki)
 }
 
 const keyNext = 'give the ECDSA P-256 key that belongs to the certificate'

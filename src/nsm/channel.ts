@@ -2,6 +2,7 @@ import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/prot
 import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import type { IdentitySource, TrustBundles } from '../identity/source.ts'
+import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import { createClientSecurity } from '../identity/tls-client.ts'
 import { verifyPeer } from '../identity/verify.ts'
 import type { Answer, CallSettings, Target } from './call-settings.ts'
@@ -55,10 +56,11 @@ export function openChannel(settings: {
 }): Channel {
   const { target, source, clock, expect, tokenLifetimeMs } = settings
   const secure = () => createClientSecurity({ as: { source }, clock, ...(expect ? { expect } : {}) })
-  const lines = createLines(({ createLine }) => createLine({ target, clock, tokenLifetimeMs, security: secure() }))
+  const open: OpenLine = ({ createLine }) => createLine({ target, clock, tokenLifetimeMs, security: secure() })
+  const lines = createLines(open, clock)
   const stopFollowing = source.onChange(({ bundles }) => {
     lines.renew()
-    lines.drop((line) => !isBelieved(line, bundles, clock))
+    lines.drop((line) => timeLeftMs(line, bundles, clock))
   })
   return createChannel(lines, {
     target,
@@ -75,9 +77,8 @@ export function openAnonymousChannel(settings: {
   readonly clock: Clock
 }): Channel {
   const { target, bundles, clock } = settings
-  const lines = createLines(({ createLine }) =>
-    createLine({ target, clock, security: createClientSecurity({ as: { bundles }, clock }) }),
-  )
+  const security = () => createClientSecurity({ as: { bundles }, clock })
+  const lines = createLines(({ createLine }) => createLine({ target, clock, security: security() }), clock)
   return createChannel(lines, { target, clock, ownId: () => undefined, onClose() {} })
 }
 
@@ -98,31 +99,49 @@ interface Lines {
   take(caller: Caller): Line
   give(line: Line): void
   renew(): void
-  /** Ends older lines and the calls on them. */
-  drop(isWrong: (line: Line) => boolean): void
+  /** Ends older lines and the calls on them, each when the time left to it is over; undefined: none is set. */
+  drop(leftMsOf: (line: Line) => number | undefined): void
   close(): void
 }
 
-/** A server that lost its trust keeps no call: its domain left, or its root is gone. */
-function isBelieved(line: Line, bundles: TrustBundles, clock: Clock): boolean {
+type OpenLine = (caller: Caller) => Line
+
+/**
+ * A server that lost its trust keeps no call. When its domain left, they end at once; when only its root is gone, the line
+ * may be older than its new certificate, and calls under way end by themselves.
+ */
+function timeLeftMs(line: Line, bundles: TrustBundles, clock: Clock): number | undefined {
   const server = line.server()
-  if (!server) return true
+  if (!server) return undefined
   try {
     verifyPeer({ chain: [server.certificate, ...server.intermediates], bundles, nowMs: clock.wallMs() })
-    return true
+    return undefined
   } catch {
-    return false
+    return bundles.get(parseSpiffeId(server.spiffeId).trustDomain)?.length ? replacedMs : 0
   }
 }
 
-function createLines(open: (caller: Caller) => Line): Lines {
+/** Ours: the deadline of a call where none is set, so that only streams are cut. */
+const replacedMs = 15_000
+
+function createLines(open: OpenLine, clock: Clock): Lines {
   const calls = new Map<Line, number>()
   let current: Line | undefined
   let closed = false
-  const closeIfIdle = (line: Line) => {
-    if (line === current || calls.get(line) !== 0) return
+  const timers = new Map<Line, () => void>()
+  const end = (line: Line) => {
+    timers.get(line)?.()
+    timers.delete(line)
     calls.delete(line)
     line.close()
+  }
+  const endLater = (line: Line, delayMs: number) => {
+    if (timers.has(line)) return
+    const cancel = clock.after(delayMs, () => end(line))
+    timers.set(line, cancel)
+  }
+  const closeIfIdle = (line: Line) => {
+    if (line !== current && calls.get(line) === 0) end(line)
   }
   return {
     take(caller) {
@@ -141,17 +160,16 @@ function createLines(open: (caller: Caller) => Line): Lines {
       current = undefined
       if (old) closeIfIdle(old)
     },
-    drop(isWrong) {
+    drop(leftMsOf) {
       for (const line of [...calls.keys()]) {
-        if (line === current || !isWrong(line)) continue
-        calls.delete(line)
-        line.close()
+        const leftMs = line === current ? undefined : leftMsOf(line)
+        if (leftMs === 0) end(line)
+        else if (leftMs !== undefined) endLater(line, leftMs)
       }
     },
     close() {
       closed = true
-      for (const line of calls.keys()) line.close()
-      calls.clear()
+      for (const line of [...calls.keys()]) end(line)
       current = undefined
     },
   }

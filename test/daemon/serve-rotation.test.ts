@@ -1,15 +1,16 @@
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { create } from '@bufbuild/protobuf'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type RunningServe, type ServeSettings, startServe } from '../../src/daemon/serve.ts'
 import { inviteFromRunning } from '../../src/daemon/serve-admin.ts'
-import { bundleOfRunning, rotateRunning } from '../../src/daemon/serve-ca.ts'
+import { bundleOfRunning, caOfRunning, rotateRunning } from '../../src/daemon/serve-ca.ts'
 import type { Session } from '../../src/daemon/session.ts'
 import { Sessions } from '../../src/daemon/sessions.ts'
 import { parseBundle } from '../../src/identity/bundle-document.ts'
+import { loadEnrolment } from '../../src/identity/enrolment-file.ts'
 import { parseJoinString } from '../../src/identity/join-string.ts'
 import { isOfNewestRoot } from '../../src/identity/svid.ts'
 import { NetworkServiceRequestSchema } from '../../src/nsm/generated/networkservice_pb.js'
@@ -18,16 +19,31 @@ import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys
 import { firstRequest } from '../nsm/mesh.ts'
 import { scratchDir } from '../support/scratch.ts'
 
+/** The clock of the rotation alone: the old root may go 2 minutes after the new one signs, which is for those who renew late. */
+const rotation = vi.hoisted(() => ({ aheadMs: 0 }))
+vi.mock(import('../../src/identity/ca-rotation.ts'), async (importOriginal) => {
+  const original = await importOriginal()
+  return {
+    ...original,
+    createRotation(parts) {
+      const wallMs = () => parts.clock.wallMs() + rotation.aheadMs
+      return original.createRotation({ ...parts, clock: { ...parts.clock, wallMs } })
+    },
+  }
+})
+
 const { signal } = new AbortController()
 const closers: (() => Promise<void>)[] = []
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close()
+  rotation.aheadMs = 0
 })
 /** Members renew within half a minute. */
 const patience = { timeout: 50_000, interval: 200 }
 
 async function world() {
   const dir = await scratchDir()
+  const opened: Sessions[] = []
   const settingsOf = (name: string, more: Partial<ServeSettings> = {}): ServeSettings => ({
     ...{ service: 'blue', prefixes: ['10.64.0.0/16'], dnsDomain: 'blue.nsm.internal', trustDomain: 'blue.test' },
     ...{ listen: '127.0.0.1:0', wireguardPort: 0, stateDir: join(dir, name), runtimeDir: join(dir, name, 'run') },
@@ -42,10 +58,16 @@ async function world() {
     const settings = { stateDir: join(dir, machine), runtimeDir: join(dir, machine, 'run'), resolvConf: join(dir, 'r') }
     const sessions = new Sessions({ settings: { ...settings, logLevel: 'info' }, clock: systemClock, log: silentLog })
     closers.push(() => sessions.close())
+    opened.push(sessions)
     const invited = async () => (await inviteFromRunning(settingsOf(name), { ttlMs: 60_000 })).joinString
     return sessions.open(joinString === '' ? {} : { joinString: joinString ?? (await invited()) }, signal)
   }
-  return { settingsOf, serve, member }
+  /** A site renews by itself as members do. */
+  const isSiteRenewed = async (name: string) => {
+    const stored = await loadEnrolment(join(dir, name, 'site-identity.json'))
+    return stored !== undefined && isOfNewestRoot(stored.state, Date.now())
+  }
+  return { settingsOf, serve, member, isSiteRenewed, opened }
 }
 
 const bundleOf = ({ source }: Session) => source.current().bundles.get('blue.test')
@@ -84,7 +106,7 @@ function load(session: Session) {
 
 describe('nsm ca rotate', () => {
   test('fails no call of members and of those of a further site, and all of them follow', async () => {
-    const { settingsOf, serve, member } = await world()
+    const { settingsOf, serve, member, isSiteRenewed } = await world()
     await serve('one')
     const { joinString } = await inviteFromRunning(settingsOf('one'), { id: 'west', ttlMs: 60_000, endpoint: true })
     await serve('two', { joinString })
@@ -94,8 +116,11 @@ describe('nsm ca rotate', () => {
     for (const session of sessions) await expect.poll(() => bundleOf(session)?.length, patience).toBe(2)
     const [oldest] = sessions.flatMap((session) => bundleOf(session) ?? [])
     for (const session of sessions) await expect.poll(() => bundleOf(session)?.[0], patience).not.toEqual(oldest)
+    await expect(rotateRunning(settingsOf('one'), { finish: true })).rejects.toMatchObject({ code: 'CONFLICT' })
     await expect.poll(() => sessions.map(isRenewed), patience).toEqual([true, true, true])
+    await expect.poll(() => isSiteRenewed('two'), patience).toBe(true)
     await expect.poll(async () => parseBundle(await bundleOfRunning(settingsOf('one'))).roots.length).toBe(2)
+    rotation.aheadMs = 120_000
     const { roots } = await rotateRunning(settingsOf('one'), { finish: true })
     expect(roots).toHaveLength(1)
     for (const session of sessions) await expect.poll(() => bundleOf(session)?.length, patience).toBe(1)
@@ -138,6 +163,7 @@ describe('nsm ca rotate', () => {
     expect(isRenewed(session)).toBe(true)
     const fresh = await member('one', 'b', await invite())
     expect(bundleOf(fresh)).toHaveLength(2)
+    rotation.aheadMs = 120_000
     await rotateRunning(settingsOf('one'), { finish: true })
     await expect(member('one', 'c', late)).rejects.toMatchObject({
       code: 'IDENTITY',
@@ -145,6 +171,31 @@ describe('nsm ca rotate', () => {
     })
     expect(bundleOf(await member('one', 'd', await invite()))).toHaveLength(1)
   })
+
+  test('that locked a member out leaves it a way back: a join string of the new root', async () => {
+    const { settingsOf, serve, member, opened } = await world()
+    await serve('one')
+    const late = await member('one', 'a')
+    await rotateRunning(settingsOf('one'), { finish: false, publishMs: 1 })
+    await expect.poll(() => bundleOf(late)?.length, patience).toBe(2)
+    await closers.pop()?.()
+    await expect.poll(async () => (await caOfRunning(settingsOf('one'))).phase).toBe('issuing')
+    rotation.aheadMs = 120_000
+    await rotateRunning(settingsOf('one'), { finish: true })
+    const find = ({ registry }: Session) => registry.findEndpoints({ networkServiceNames: ['blue'] }, signal)
+    const out = await member('one', 'a', '')
+    const asked = out.client.request(firstRequest({ networkService: 'blue' }), signal)
+    await expect(asked).rejects.toMatchObject({ code: 'IDENTITY', next: expect.stringContaining('nsm invite') })
+    const { joinString } = await inviteFromRunning(settingsOf('one'), { ttlMs: 60_000 })
+    const check = () => opened.at(-1)?.check(joinString)
+    // Not while connections use the identity.
+    expect(check).toThrow('or a newer root')
+    await closers.pop()?.()
+    const again = await member('one', 'a', joinString)
+    expect(check).not.toThrow()
+    expect(await find(again)).toHaveLength(1)
+    expect(bundleOf(again)).toHaveLength(1)
+  }, 60_000)
 
   test('is refused at a further site', async () => {
     const { settingsOf, serve } = await world()

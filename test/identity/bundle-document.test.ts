@@ -65,6 +65,7 @@ describe('parseBundle', () => {
     ['a fraction as sequence', { spiffe_sequence: 1.5 }],
     ['a text as sequence', { spiffe_sequence: '7' }],
     ['a text as hint', { spiffe_refresh_hint: '60' }],
+    ['a hint without end', { spiffe_refresh_hint: 1e306 }],
   ])('refuses %s', (_what, change) => {
     expect(reasonOf(() => read(change))).toBe('BUNDLE_INVALID')
   })

@@ -13,6 +13,8 @@ import { openssl, opensslMissing } from './openssl.ts'
 
 const minuteMs = 60_000
 const hourMs = 60 * minuteMs
+/** Until members have renewed by the root that signs. */
+const renewedMs = 2 * minuteMs
 
 async function open(dir: string, clock: FakeClock): Promise<Authority> {
   const authority = await openAuthority({ dir, clock, trustDomain: 'a.example' })
@@ -66,6 +68,7 @@ describe('rotating the root', () => {
     await expect.poll(() => authority.rotation.view().phase).toBe('issuing')
     bundles.push(authority.bundles)
     look()
+    await clock.advance(renewedMs)
     await authority.rotation.finish()
     bundles.push(authority.bundles)
     look()
@@ -82,6 +85,8 @@ describe('rotating the root', () => {
     await clock.advance(1)
     await expect.poll(() => authority.rotation.view().phase).toBe('issuing')
     expect(verdict()).toBe('nothing')
+    await clock.advance(renewedMs)
+    expect(verdict()).toBe('nothing')
     await authority.rotation.finish()
     expect(verdict()).toBe('SVID_UNTRUSTED')
   })
@@ -95,8 +100,32 @@ describe('rotating the root', () => {
     await clock.advance(1)
     await expect.poll(() => authority.rotation.view().phase).toBe('issuing')
     expect(await rejectionOf(authority.rotation.begin())).toBe('CONFLICT')
+    await clock.advance(renewedMs)
     expect(await authority.rotation.finish()).toEqual({ phase: 'steady' })
     expect(await authority.rotation.begin()).toMatchObject({ phase: 'published' })
+  })
+
+  test('refuses its end until members had the time to renew, and says from when on', async () => {
+    const { clock, authority, reopen } = await bench()
+    await authority.rotation.begin(0)
+    await clock.advance(1)
+    await expect.poll(() => authority.rotation.view().phase).toBe('issuing')
+    const refusedUntil = (wallMs: number) => ({
+      code: 'CONFLICT',
+      message: expect.stringContaining(`from ${new Date(wallMs).toISOString()}`),
+      next: expect.stringContaining('would have to join again'),
+    })
+    const changedMs = (authority.rotation.view().nextMs ?? 0) - 25 * hourMs
+    await clock.advance(changedMs + renewedMs - 1 - clock.wallMs())
+    await expect(authority.rotation.finish()).rejects.toMatchObject(refusedUntil(changedMs + renewedMs))
+    authority.close()
+    await clock.advance(hourMs)
+    // Who lost the server has not heard of the new root either.
+    const again = await reopen()
+    await expect(again.rotation.finish()).rejects.toMatchObject(refusedUntil(clock.wallMs() + renewedMs))
+    expect(again.bundles.get('a.example')).toHaveLength(2)
+    await clock.advance(renewedMs)
+    expect(await again.rotation.finish()).toEqual({ phase: 'steady' })
   })
 
   test('tells of each change, and leaves no timer when it is closed', async () => {
@@ -106,6 +135,7 @@ describe('rotating the root', () => {
     await authority.rotation.begin(0)
     await clock.advance(1)
     await expect.poll(() => told).toEqual(['published', 'issuing'])
+    await clock.advance(renewedMs)
     await authority.rotation.finish()
     expect(told).toEqual(['published', 'issuing', 'steady'])
     await authority.rotation.begin()
@@ -120,6 +150,7 @@ describe('rotating the root', () => {
     expect((await stat(join(dir, 'rotation.json'))).mode & 0o077).toBe(0)
     await clock.advance(1)
     await expect.poll(() => authority.rotation.view().phase).toBe('issuing')
+    await clock.advance(renewedMs)
     await authority.rotation.finish()
     expect((await readdir(dir)).sort()).toEqual(['ca-key.pem', 'ca.pem'])
     expect((await stat(join(dir, 'ca-key.pem'))).mode & 0o077).toBe(0)
@@ -144,6 +175,7 @@ describe('a restart', () => {
     published.close()
     const issuing = await reopen()
     same(issuing, published)
+    await clock.advance(renewedMs)
     await issuing.rotation.finish()
     issuing.close()
     same(await reopen(), issuing)

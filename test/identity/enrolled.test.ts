@@ -313,11 +313,35 @@ describe('enrolled identity', () => {
     const fresh = at.authority.rootSpkiPin
     expect(source.serverUrl).toBe(pinned.replace(old, fresh))
     expect([old, fresh, 'sha256-x'].map((pin) => source.isPinned(pin))).toEqual([true, true, false])
+    await at.clock.advance(120_000)
     await at.authority.rotation.finish()
     await source.updateBundles(at.authority.bundles)
     expect([old, fresh].map((pin) => source.isPinned(pin))).toEqual([false, true])
     await source.close()
     expect((await reopened(at, at.issue)).serverUrl).toBe(pinned.replace(old, fresh))
+  })
+
+  test('says to join again when its root was dropped before it renewed, and takes a token of the new root', async () => {
+    const at = bench()
+    const source = await enrolled(at, async () => {
+      throw new NsmError('UNREACHABLE', 'the server is away', '')
+    })
+    const join = (token?: string) => ({ pin: at.authority.rootSpkiPin, ...(token === undefined ? {} : { token }) })
+    expect([source.isFrom(join()), source.isFrom(join('t'))]).toEqual([true, true])
+    await at.authority.rotation.begin(0)
+    await at.clock.advance(1)
+    await expect.poll(() => at.authority.rotation.view().phase).toBe('issuing')
+    await source.updateBundles(at.authority.bundles)
+    expect(source.current().svid.spiffeId).toBe(spiffeId)
+    expect([source.isFrom(join()), source.isFrom(join('t'))]).toEqual([true, false])
+    await at.clock.advance(120_000)
+    await at.authority.rotation.finish()
+    await source.updateBundles(at.authority.bundles)
+    expect(await rejectionOf(Promise.resolve().then(() => source.current()))).toBe('SVID_UNTRUSTED')
+    await source.close()
+    const again = await reopened(at, at.issue)
+    expect(() => again.current()).toThrow('was dropped before this machine renewed')
+    expect(again.isFrom(join('t'))).toBe(false)
   })
 
   test('renews within half a minute when its root is not the one that signs', async () => {

@@ -1,6 +1,7 @@
 import { createServer, type Server } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { afterEach, describe, expect, test } from 'vitest'
+import type { Clock } from '../../src/base/clock.ts'
 import { NsmError } from '../../src/base/errors.ts'
 import { untilAborted } from '../../src/base/until-aborted.ts'
 import { createFixedSource } from '../../src/identity/fixed-source.ts'
@@ -10,14 +11,14 @@ import { Health, HealthCheckResponse_ServingStatus as Serving } from '../../src/
 import { IPAM } from '../../src/nsm/generated/ipam_pb.js'
 import { NetworkService } from '../../src/nsm/generated/networkservice_pb.js'
 import { type MethodBinding, type PeerCall, serverStream, unary } from '../../src/nsm/grpc.ts'
-import { TestMesh } from './mesh.ts'
+import { FakeClock, TestMesh } from './mesh.ts'
 
 const meshes: TestMesh[] = []
 afterEach(async () => {
   for (const mesh of meshes.splice(0)) await mesh.close()
 })
-const startMesh = (trustDomain?: string) => {
-  const mesh = new TestMesh(trustDomain)
+const startMesh = (trustDomain?: string, clock?: Clock) => {
+  const mesh = new TestMesh(trustDomain, clock)
   meshes.push(mesh)
   return mesh
 }
@@ -59,6 +60,41 @@ describe('a channel', () => {
     const ended = stays?.catch(() => 'ended')
     await expect(left).rejects.toMatchObject({ code: 'UNREACHABLE' })
     expect(await Promise.race([ended, Promise.resolve('open')])).toBe('open')
+  })
+
+  test('lets a call end by itself when the root of the certificate it began with is gone, and a stream for 15 s', async () => {
+    const clock = new FakeClock()
+    const mesh = startMesh('ours.test', clock)
+    const next = startMesh('ours.test', clock)
+    const both = new Map([['ours.test', [next.authority.rootDer, mesh.authority.rootDer]]])
+    const held = Promise.withResolvers<void>()
+    const asked = Promise.withResolvers<void>()
+    const monitor = MonitorConnection.method.monitorConnections
+    const services = [
+      ...recording([], () => {
+        asked.resolve()
+        return held.promise
+      }),
+      serverStream(monitor, async function* (_selector, call) {
+        yield {}
+        await untilAborted(call.signal)
+      }),
+    ]
+    const server = await mesh.serve(services, createFixedSource({ ...mesh.issue('/server'), bundles: both }, clock))
+    const source = createFixedSource({ ...next.issue('/client'), bundles: both }, clock)
+    const channel = mesh.channel(server, source)
+    const stream = channel.stream(monitor, {})
+    await stream.next()
+    const call = channel.unary(NetworkService.method.close, {}, { timeoutMs: 60_000 })
+    await asked.promise
+    source.set({ ...source.current(), bundles: next.authority.bundles })
+    clock.advance(14_999)
+    held.resolve()
+    await expect(call).resolves.toBeDefined()
+    await expect(channel.unary(NetworkService.method.close, {})).rejects.toMatchObject({ code: 'IDENTITY' })
+    const ended = stream.next()
+    clock.advance(1)
+    await expect(ended).rejects.toMatchObject({ code: 'UNREACHABLE', message: expect.stringContaining('is closed') })
   })
 
   test('sends one token for the server on each call, signed with the key of its certificate', async () => {
