@@ -25,6 +25,8 @@ export interface ConnectionParts {
   readonly clock: Clock
   /** True for a process of this machine that the kernel has named. */
   readonly isLocal?: boolean
+  /** Wall milliseconds at which the caller's certificate ends. */
+  readonly certificateEndMs?: number | undefined
 }
 
 /** A connection that is served. */
@@ -46,7 +48,7 @@ const limits = { streamsMax: streamsPerConnectionMax, headerListMaxBytes: metada
 
 /** Serves the methods on a verified connection until it closes. */
 export function serveConnection(socket: Socket, parts: ConnectionParts): GrpcConnection {
-  const { clock, isLocal = false } = parts
+  const { clock, isLocal = false, certificateEndMs } = parts
   const calls = new Calls(parts)
   let cancelFarewell = () => {}
   const session = new ServerSession(
@@ -61,7 +63,7 @@ export function serveConnection(socket: Socket, parts: ConnectionParts): GrpcCon
     },
     limits,
   )
-  const stopTimers = watchAge({ session, socket, clock, isLocal })
+  const stopTimers = watchAge({ session, socket, clock, isLocal, certificateEndMs })
   const closed = new Promise<void>((resolve) => {
     socket.once('close', () => {
       stopTimers()

@@ -62,7 +62,7 @@ export async function startNsmServer(settings: NsmServerSettings): Promise<NsmSe
     onConnection(socket, peer, own) {
       if (isStopping) return void socket.destroy()
       const origin = originOf(socket, { peer, own, clock })
-      const connection = serveConnection(socket, { methods, origin, clock })
+      const connection = serveConnection(socket, { methods, origin, clock, certificateEndMs: peer?.notAfterMs })
       connections.set(connection, peer && { id: peer.spiffeId, wasAdmitted: admission.isAdmitted(peer.spiffeId) })
       socket.once('close', () => {
         connections.delete(connection)

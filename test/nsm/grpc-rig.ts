@@ -15,8 +15,8 @@ export async function start(services: readonly MethodBinding[], clock: Clock = s
   const mesh = new TestMesh('test.internal', clock)
   closing.push(() => mesh.close())
   const server = await mesh.serve(services)
-  const dial = async () => {
-    const caller = await openWireCaller(server, mesh.issue('/client').svid, 'spiffe://test.internal/manager')
+  const dial = async (ttlMs?: number) => {
+    const caller = await openWireCaller(server, mesh.issue('/client', ttlMs).svid, 'spiffe://test.internal/manager')
     closing.push(() => caller.close())
     return caller
   }

@@ -425,6 +425,24 @@ describe('a connection', () => {
     await once(stream, 'close')
   })
 
+  test('is asked to be renewed while the certificate of its caller has a quarter of its life left', async () => {
+    const clock = new FakeClock()
+    const { dial } = await start([recorder().binding], clock)
+    const caller = await dial(240_000)
+    let isAsked = false
+    caller.session.on('goaway', () => {
+      isAsked = true
+    })
+    await caller.call(closePath, message())
+    await passPing(clock, caller)
+    clock.advance(59_000)
+    expect((await caller.call(closePath, message())).code).toBe(status.OK)
+    expect(isAsked).toBe(false)
+    clock.advance(1_000)
+    await expect.poll(() => isAsked).toBe(true)
+    expect(caller.session.closed || caller.session.destroyed).toBe(false)
+  })
+
   test('is closed when its other side does not answer pings any more', async () => {
     const clock = new FakeClock()
     const { mesh, server } = await start([recorder().binding], clock)
