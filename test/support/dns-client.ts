@@ -50,7 +50,10 @@ export function questionBytes(
 export async function askUdp(port: number, bytes: Buffer, address = '127.0.0.1'): Promise<ClientReply> {
   const socket = createSocket('udp4')
   try {
-    socket.send(bytes, port, address)
+    // Connected, it hears its server alone: a flood of forged replies that meets its port says nothing to it.
+    socket.connect(port, address)
+    await once(socket, 'connect')
+    socket.send(bytes)
     const [message] = await once(socket, 'message')
     return readReply(message)
   } finally {
