@@ -4,6 +4,8 @@ export type AuditName =
   | 'login.fail'
   | 'exchange.ok'
   | 'exchange.deny'
+  | 'jwt.ok'
+  | 'jwt.deny'
   | 'svid.rotated'
   | 'svid.expiring'
   | 'svid.expired'
@@ -25,6 +27,9 @@ export type AuditName =
   | 'bundle.update'
   | 'bundle.error'
   | 'ca.rotate'
+  | 'wg.underload.on'
+  | 'wg.underload.off'
+  | 'wg.spoof'
 
 /** One event; never holds a secret. Text of others may be of any length and content: the writer bounds and escapes it. */
 export interface AuditEvent {

@@ -10,8 +10,8 @@ import { tunnelsText } from '../ui/tunnel-text.ts'
 export class TunnelUp extends NsmCommand {
   static override description =
     'The file is one of wg-quick(8); its name is that of the interface. Addresses and routes are set as it says, and wg(8)\n' +
-    'shows and changes the tunnel while it is up. Commands in the file (PreUp, PostUp, PreDown, PostDown), FwMark, a\n' +
-    'number for Table and SaveConfig are refused. DNS needs the domains its servers are asked for:\n' +
+    'shows and changes the tunnel while it is up. Commands in the file (PreUp, PostUp, PreDown, PostDown), a number\n' +
+    'for Table and SaveConfig are refused. DNS needs the domains its servers are asked for:\n' +
     'DNS = 10.0.0.1, corp.example.org. Prefixes that a network of this machine has are refused, the default route is not.'
   static override examples = ['nsm tunnel up wg0.conf', 'nsm tunnel up --interface wg1 - < secret.conf']
   static override args = {

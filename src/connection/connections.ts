@@ -1,6 +1,7 @@
 import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { createListeners, type Listeners } from '../base/listeners.ts'
 import type { Log } from '../base/log.ts'
 import { createTurns } from '../base/turns.ts'
 import type { NsmClient } from '../nsm/client.ts'
@@ -16,7 +17,7 @@ import type { Machine } from './machine.ts'
 import type { Names } from './names.ts'
 import type { ConnectionStore } from './store.ts'
 import type { Other } from './taken.ts'
-import { type ConnectionView, viewOf } from './view.ts'
+import { type ConnectionView, refusalOf, viewOf } from './view.ts'
 import { type NsmLease, serviceText, type Wanted } from './wanted.ts'
 
 /** Everything that all connections share. */
@@ -64,7 +65,7 @@ interface Live {
   readonly session: ManagerSession
   readonly sinceMs: number
   /** Who hears of the first connect's parts; later changes are nobody's progress. */
-  readonly listeners: Set<(state: State<NsmLease>) => void>
+  readonly listeners: Listeners<[State<NsmLease>]>
 }
 
 /** All live connections, at most one per service. */
@@ -169,14 +170,14 @@ export class Connections {
       others: () => this.#others(service, call.wanted.awarenessGroups ?? []),
       progress: call.progress,
     })
-    const listeners: Live['listeners'] = new Set()
+    const listeners: Live['listeners'] = createListeners()
     const record = auditStates<NsmLease>(audit, () => {
       const address = link.addresses.join(' ')
       return { id: idOf(session), service, connection: connectionId, address, publicKey }
     })
     const onState = (state: State<NsmLease>) => {
       record(state)
-      for (const listener of [...listeners]) listener(state)
+      listeners.tell(state)
     }
     const driver = startDriver<NsmLease>({ actions: link, clock, log, random, onState })
     const live = {
@@ -236,7 +237,7 @@ export function asksForMore(wanted: Wanted, running: Wanted): boolean {
 function untilUp(live: Live, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const stop = () => {
-      live.listeners.delete(look)
+      leave()
       signal.removeEventListener('abort', abort)
     }
     const abort = () => {
@@ -244,12 +245,13 @@ function untilUp(live: Live, signal: AbortSignal): Promise<void> {
       reject(toNsmError(signal.reason))
     }
     const look = (state: State<NsmLease>) => {
-      if (state.kind !== 'up' && state.kind !== 'closed') return
+      const refused = refusalOf(state)
+      if (state.kind !== 'up' && state.kind !== 'closed' && !refused) return
       stop()
       if (state.kind === 'up') resolve()
-      else reject(state.why ?? ending())
+      else reject(refused ?? (state.kind === 'closed' ? state.why : undefined) ?? ending())
     }
-    live.listeners.add(look)
+    const leave = live.listeners.add(look)
     signal.addEventListener('abort', abort, { once: true })
     look(live.driver.state())
   })

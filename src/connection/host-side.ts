@@ -1,6 +1,7 @@
+import { formatAddress, parseInterfaceAddress } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
 import type { Fence } from '../tunnel/tun/fence.ts'
-import type { InterfaceSettings } from '../tunnel/tun/host.ts'
+import type { HostNetwork, InterfaceSettings } from '../tunnel/tun/host.ts'
 import type { Machine } from './machine.ts'
 import { bareAddresses, type NsmLease } from './wanted.ts'
 
@@ -42,6 +43,25 @@ export class HostSide {
     return before === undefined
   }
 
+  /** Sets again what the kernel took, as it does with routes, and with addresses of IPv6, when an interface is set down. */
+  async restore({ addresses, routes }: Pick<HostNetwork, 'addresses' | 'routes'>): Promise<void> {
+    const wanted = this.#configured
+    if (!wanted) return
+    const present = (list: readonly { readonly interfaceName: string; readonly prefix: string }[]) => {
+      const own = list.filter(({ interfaceName }) => interfaceName === wanted.interfaceName)
+      return (prefix: string) => own.some((one) => sameText(one.prefix) === sameText(prefix))
+    }
+    const left = {
+      ...wanted,
+      addresses: wanted.addresses.filter(present(addresses)),
+      routes: wanted.routes.filter(present(routes)),
+    }
+    const missing = wanted.addresses.length + wanted.routes.length - left.addresses.length - left.routes.length
+    if (missing === 0) return
+    this.#log.warn('addresses or routes of the tunnel were removed, and are set again', { prefixes: missing })
+    await this.#machine.updateInterface(left, wanted, this.#log)
+  }
+
   /** Leaves the interface without addresses and routes, and the prefixes to the machine. */
   async withdraw(): Promise<void> {
     if (!this.#configured) return
@@ -68,6 +88,11 @@ export class HostSide {
   async close(): Promise<void> {
     await this.#fence?.close()
   }
+}
+
+function sameText(prefix: string): string {
+  const { address, length } = parseInterfaceAddress(prefix)
+  return `${formatAddress(address)}/${length}`
 }
 
 /** The endpoint's addresses are on the link [nsm-protocol 7.5]. */

@@ -1,6 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
+import { createTurns } from '../base/turns.ts'
 
 /** Writes down which interfaces are ours before they exist, so that a killed process can be cleaned up after. */
 export interface Journal {
@@ -24,12 +25,10 @@ export function resolverJournalPath(stateDir: string): string {
 export function createJournal(stateDir: string): Journal {
   const path = interfaceJournalPath(stateDir)
   const names = new Set<string>()
-  let writing: Promise<void> = Promise.resolve()
+  const turns = createTurns()
   const save = () => {
     const text = JSON.stringify([...names])
-    const next = writing.then(() => (names.size === 0 ? rm(path, { force: true }) : writeFileAtomic(path, `${text}\n`)))
-    writing = next.catch(() => {})
-    return next
+    return turns.run('', () => (names.size === 0 ? rm(path, { force: true }) : writeFileAtomic(path, `${text}\n`)))
   }
   return {
     add(interfaceName) {

@@ -3,6 +3,7 @@ import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { UndoStack } from '../base/undo.ts'
 import type { NsmClient } from '../nsm/client.ts'
+import type { HostNetwork } from '../tunnel/tun/host.ts'
 import type { Tunnel } from '../tunnel/tunnels.ts'
 import { Asker } from './asker.ts'
 import { checkAnswer, findConflict } from './bounds.ts'
@@ -22,6 +23,7 @@ import { checkOwnName } from './own-name.ts'
 import { buildRequest, type Offer, readLease } from './request.ts'
 import { scopesOf, zonesOf } from './scopes.ts'
 import type { ConnectionStore, Remembered } from './store.ts'
+import { watchSurroundings } from './surroundings.ts'
 import { excludedPrefixes, nameOwners, type Other, takenPrefixes, withoutLaterRoutes } from './taken.ts'
 import {
   bareAddresses,
@@ -58,8 +60,6 @@ export interface LinkParts {
 const healApplyMs = 20_000
 /** Ours: a tunnel that is being opened when everything is undone is waited for this long. */
 const openingMs = 700
-/** Ours [security E6]: how often it is looked whether the machine joined a network that overlaps. */
-const surroundingsMs = 1_000
 
 /** One connection's doings: request and answer, tunnel, addresses and routes, names; each change has its undo. */
 export class Link implements Actions<NsmLease> {
@@ -184,7 +184,7 @@ export class Link implements Actions<NsmLease> {
 
   watch(lease: NsmLease, report: (event: Watched) => void, signal: AbortSignal): Promise<void> {
     const { client, clock, log, wanted } = this.#parts
-    void this.#watchSurroundings(lease, report, signal).catch(() => {})
+    void watchSurroundings(this.#parts, () => this.#judgeSurroundings(lease, report), signal).catch(() => {})
     const pace = wanted.livenessEnabled === false ? undefined : paceOf(wanted)
     const echo = pace && this.#openEcho(lease)
     return watchLease({ client, clock, log, lease, tunnel: this.#tunnel, echo, pace }, report, signal)
@@ -198,20 +198,20 @@ export class Link implements Actions<NsmLease> {
   }
 
   /** A network that the machine joins later comes first; a route that it learns later does not, and is only said. */
-  async #watchSurroundings(lease: NsmLease, report: (event: Watched) => void, signal: AbortSignal): Promise<void> {
-    const { clock, log } = this.#parts
-    for (;;) {
-      await sleep(clock, surroundingsMs, signal)
-      const taken = await this.#taken()
-      const conflict = findConflict(lease.answer, taken)
-      const own = taken.filter(({ isOnlyRoute }) => !isOnlyRoute)
-      const error = conflict && findConflict(lease.answer, own)
-      if (error) report({ kind: 'conflict', error })
-      if (conflict && conflict.message !== this.#warning?.message) {
-        log.warn('a network of this machine overlaps the service', { reason: conflict.message })
-      }
-      this.#warning = conflict
+  async #judgeSurroundings(lease: NsmLease, report: (event: Watched) => void): Promise<boolean> {
+    const host = await this.#parts.machine.readHostNetwork()
+    // An interface that is down takes no routes: they come when it is up, which is a change again.
+    await this.#host.restore(host).catch(() => {})
+    const taken = await this.#taken(host)
+    const conflict = findConflict(lease.answer, taken)
+    const own = taken.filter(({ isOnlyRoute }) => !isOnlyRoute)
+    const error = conflict && findConflict(lease.answer, own)
+    if (error) report({ kind: 'conflict', error })
+    if (conflict && conflict.message !== this.#warning?.message) {
+      this.#parts.log.warn('a network of this machine overlaps the service', { reason: conflict.message })
     }
+    this.#warning = conflict
+    return error !== undefined
   }
 
   withdraw(): Promise<void> {
@@ -255,9 +255,9 @@ export class Link implements Actions<NsmLease> {
     this.#interfaceName ??= chooseInterfaceName(wanted.interfaceName, wanted.service, used)
   }
 
-  async #taken() {
+  async #taken(known?: HostNetwork) {
     const { machine, names, manager, wanted, others } = this.#parts
-    const [host, upstreams] = await Promise.all([machine.readHostNetwork(), names.upstreams()])
+    const [host, upstreams] = await Promise.all([known ?? machine.readHostNetwork(), names.upstreams()])
     const ours = others()
     return takenPrefixes({
       host,

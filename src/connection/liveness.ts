@@ -5,8 +5,8 @@
 export interface Look {
   /** Monotonic milliseconds. */
   readonly nowMs: number
-  /** Bytes of inner packets since the tunnel was opened. */
-  readonly receivedBytes: number
+  /** Another number when inner packets came in. */
+  readonly heard: number
   readonly rttMs: number | undefined
   /** Undefined before the first handshake. */
   readonly handshakeAgeMs: number | undefined
@@ -17,7 +17,7 @@ export interface Liveness {
   readonly isAlive: boolean
   /** Something came through at least once: only then silence says anything. */
   readonly answers: boolean
-  readonly receivedBytes: number
+  readonly heard: number
   /** Looks in a row that found nothing. */
   readonly silentLooks: number
   /** When it was looked at last, monotonic milliseconds; undefined before the first look. */
@@ -60,8 +60,8 @@ const deafLookMs = 5_000
 const handshakeAgeMaxMs = 195_000
 
 /** A path of which nothing was heard yet. */
-export function beginLiveness(receivedBytes: number): Liveness {
-  return { isAlive: true, answers: false, receivedBytes, silentLooks: 0, lookedAtMs: undefined, silentMs: 0 }
+export function beginLiveness(heard: number): Liveness {
+  return { isAlive: true, answers: false, heard, silentLooks: 0, lookedAtMs: undefined, silentMs: 0 }
 }
 
 /** The pace that NSM's settings ask for; what they leave out is ours. */
@@ -72,7 +72,7 @@ export function paceOf(wanted: { readonly livenessIntervalMs?: number; readonly 
 
 /** Judges one look. */
 export function judge(before: Liveness, look: Look, pace: Pace): Verdict {
-  if (look.receivedBytes !== before.receivedBytes) return heard(before, look, pace)
+  if (look.heard !== before.heard) return heard(before, look, pace)
   const silentLooks = before.silentLooks + 1
   const sinceMs = before.lookedAtMs === undefined ? 0 : look.nowMs - before.lookedAtMs
   const silentMs = silentLooks === 1 ? 0 : before.silentMs + Math.min(sinceMs, pace.lookMs * lateFactor)
@@ -87,8 +87,8 @@ export function judge(before: Liveness, look: Look, pace: Pace): Verdict {
   }
 }
 
-function heard(before: Liveness, { receivedBytes, nowMs }: Look, pace: Pace): Verdict {
-  const next = { isAlive: true, answers: true, receivedBytes, silentLooks: 0, lookedAtMs: nowMs, silentMs: 0 }
+function heard(before: Liveness, { heard, nowMs }: Look, pace: Pace): Verdict {
+  const next = { isAlive: true, answers: true, heard, silentLooks: 0, lookedAtMs: nowMs, silentMs: 0 }
   return { next, change: before.isAlive ? 'none' : 'found', echoes: 0, delayMs: pace.lookMs }
 }
 

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs'
 import { systemClock } from '../base/clock.ts'
 import { openShownTunnel } from '../tunnel/shown-tunnel.ts'
 import { openFence } from '../tunnel/tun/fence.ts'
-import { configureInterface, readHostNetwork, routeTo, updateInterface } from '../tunnel/tun/host.ts'
+import { configureInterface, openHostChanges, readHostNetwork, routeTo, updateInterface } from '../tunnel/tun/host.ts'
 import { type openTunnel, prepareTunnel } from '../tunnel/tunnels.ts'
 import { openEcho } from './echo.ts'
 
@@ -14,6 +14,7 @@ export interface Machine {
   readonly prepareTunnel: typeof prepareTunnel
   readonly openEcho: typeof openEcho
   readonly readHostNetwork: typeof readHostNetwork
+  readonly openHostChanges: typeof openHostChanges
   readonly configureInterface: typeof configureInterface
   readonly updateInterface: typeof updateInterface
   readonly openFence: typeof openFence
@@ -32,6 +33,7 @@ export const thisMachine: Machine = {
   prepareTunnel,
   openEcho,
   readHostNetwork,
+  openHostChanges,
   configureInterface,
   updateInterface,
   openFence,

@@ -2,7 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../base/settings.ts'
 import { createTurns } from '../base/turns.ts'
-import { type Dns, type DnsStatus, listenCandidates, openDns, type ScopeConfig } from '../dns/dns.ts'
+import { type Dns, type DnsStatus, openDns, type ScopeConfig } from '../dns/dns.ts'
 import {
   type ChosenSystemDns,
   type HostUpstream,
@@ -11,6 +11,7 @@ import {
   readSystemUpstreams,
   type Served,
 } from '../dns/os/open.ts'
+import { listenCandidates } from '../dns/own-addresses.ts'
 import { resolverJournalPath } from './journal.ts'
 
 /** The resolver and its place in the system, for all connections together. */

@@ -1,5 +1,5 @@
 import { type Clock, sleep } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, systemCode } from '../base/errors.ts'
 import type { Machine } from './machine.ts'
 
 /** Everything the check needs. */
@@ -48,7 +48,7 @@ async function tryName(name: string, check: OwnNameCheck): Promise<{ readonly na
     const addresses = await check.machine.lookUp(`${name}.`, family)
     return addresses.some((address) => check.addresses.includes(address)) ? { name } : 'unknown'
   } catch (error) {
-    return isNoSuchName(error) ? 'unknown' : 'silent'
+    return systemCode(error) === 'ENOTFOUND' ? 'unknown' : 'silent'
   }
 }
 
@@ -59,10 +59,6 @@ async function tryAddress(check: OwnNameCheck): Promise<{ readonly name: string 
     if (name !== undefined && check.zones.some((zone) => name.endsWith(`.${zone}`))) return { name }
   }
   return 'unknown'
-}
-
-function isNoSuchName(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOTFOUND'
 }
 
 /** One valid lower-case DNS label [RFC 1123 2.1]: the rule of the endpoint that gives the names. */

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
-import { isJsonObject } from '../base/json.ts'
+import { isJsonObject, readJsonObject } from '../base/json.ts'
 import type { Log } from '../base/log.ts'
 import { type Connection, ConnectionSchema } from '../nsm/generated/connection_pb.js'
 import { generatePrivateKey } from '../tunnel/wireguard/keys.ts'
@@ -120,12 +120,8 @@ class FileStore implements ConnectionStore {
 async function readStored(path: string, log: Log): Promise<StoredFile | undefined> {
   const text = await readPrivateFile(path)
   if (text === undefined) return undefined
-  try {
-    const file: unknown = JSON.parse(text)
-    if (isStoredFile(file)) return file
-  } catch {
-    // Falls through: the same answer as for a file of another shape.
-  }
+  const file: unknown = readJsonObject(text)
+  if (isStoredFile(file)) return file
   log.warn('the remembered connections cannot be read and are forgotten', { path })
   return undefined
 }

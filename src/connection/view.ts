@@ -1,4 +1,4 @@
-import type { ErrorData, NsmError } from '../base/errors.ts'
+import { type ErrorData, NsmError } from '../base/errors.ts'
 import type { State } from './lifecycle.ts'
 import type { Link } from './link.ts'
 import { type NsmLease, serviceText, type Wanted } from './wanted.ts'
@@ -7,7 +7,8 @@ import { type NsmLease, serviceText, type Wanted } from './wanted.ts'
 export interface ConnectionView {
   readonly id: string
   readonly service: string
-  readonly state: 'requesting' | 'up' | 'healing' | 'closed'
+  /** `refused`: asked for again in vain, because the identity is not believed; somebody has to do what the error says. */
+  readonly state: 'requesting' | 'up' | 'healing' | 'refused' | 'closed'
   readonly interfaceName: string
   readonly addresses: readonly string[]
   readonly routes: readonly string[]
@@ -49,7 +50,7 @@ export async function viewOf(viewed: Viewed): Promise<ConnectionView> {
   return {
     id: viewed.connectionId,
     service: serviceText(viewed.wanted),
-    state: state.kind,
+    state: refusalOf(state) ? 'refused' : state.kind,
     interfaceName: link.interfaceName,
     ...leaseView(lease),
     ...(link.ownName === undefined ? {} : { name: link.ownName }),
@@ -59,6 +60,20 @@ export async function viewOf(viewed: Viewed): Promise<ConnectionView> {
     ...errorOf(state, link.warning),
   }
 }
+
+/**
+ * Why a connection does not heal by itself: its identity was refused twice in a row. It is asked for again all the same, since
+ * an agent or a login may bring an identity that is believed; until then its routes stay, so that no packet leaves another way.
+ */
+export function refusalOf(state: State<NsmLease>): NsmError | undefined {
+  if (state.kind !== 'healing' || state.attempt === 0 || state.error?.code !== 'IDENTITY') return undefined
+  const { message, next } = state.error
+  const again = next.includes('join again') ? next : `${next}; ${joinAgain}`
+  return new NsmError('IDENTITY', message, again, { cause: state.error })
+}
+
+const joinAgain =
+  'to join again: `nsm disconnect`, then `nsm connect --join FILE` with a new join string, or `nsm login`'
 
 function leaseView(lease: NsmLease | undefined) {
   return {
@@ -85,7 +100,8 @@ async function trafficOf(link: Link) {
 }
 
 function errorOf(state: State<NsmLease>, warning: NsmError | undefined): { readonly error?: ErrorData } {
-  const own = state.kind === 'closed' ? state.why : state.kind === 'requesting' ? undefined : state.error
+  const own =
+    state.kind === 'closed' ? state.why : state.kind === 'requesting' ? undefined : (refusalOf(state) ?? state.error)
   const error = own ?? warning
   return error ? { error: error.toData() } : {}
 }

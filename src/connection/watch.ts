@@ -4,10 +4,10 @@ import type { Log } from '../base/log.ts'
 import { untilAborted } from '../base/until-aborted.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import { type Connection, type ConnectionEvent, ConnectionEventType, State } from '../nsm/generated/connection_pb.js'
-import type { Tunnel, TunnelStats } from '../tunnel/tunnels.ts'
+import type { Tunnel } from '../tunnel/tunnels.ts'
 import type { Watched } from './driver.ts'
 import type { Echo } from './echo.ts'
-import { beginLiveness, judge, type Look, type Pace } from './liveness.ts'
+import { beginLiveness, judge, type Liveness, type Look, type Pace } from './liveness.ts'
 import { ownSegment } from './request.ts'
 import type { NsmLease } from './wanted.ts'
 
@@ -62,9 +62,9 @@ async function watchPath(
   signal: AbortSignal,
 ): Promise<void> {
   if (!tunnel || !pace) return
-  let liveness = beginLiveness(lookOf(await tunnel.stats(), clock).receivedBytes)
+  let liveness = beginLiveness(tunnel.heard())
   for (;;) {
-    const verdict = judge(liveness, lookOf(await tunnel.stats(), clock), pace)
+    const verdict = judge(liveness, await look(tunnel, liveness, clock), pace)
     signal.throwIfAborted()
     liveness = verdict.next
     if (verdict.change === 'lost') report({ kind: 'path-lost', error: silent() })
@@ -74,14 +74,13 @@ async function watchPath(
   }
 }
 
-function lookOf({ peers }: TunnelStats, clock: Clock): Look {
-  const [peer] = peers
-  return {
-    nowMs: clock.monotonicMs(),
-    receivedBytes: peer?.receivedBytes ?? 0,
-    rttMs: peer?.rttMs,
-    handshakeAgeMs: peer?.lastHandshakeAgeMs,
-  }
+/** A packet that came, or its first absence, says all by itself: then the tunnel's thread is not woken. */
+async function look(tunnel: Tunnel, { heard, silentLooks }: Liveness, clock: Clock): Promise<Look> {
+  const found = { heard: tunnel.heard(), rttMs: undefined, handshakeAgeMs: undefined }
+  if (found.heard !== heard || silentLooks === 0) return { ...found, nowMs: clock.monotonicMs() }
+  const [peer] = (await tunnel.stats()).peers
+  const { rttMs, lastHandshakeAgeMs: handshakeAgeMs } = peer ?? {}
+  return { heard: tunnel.heard(), nowMs: clock.monotonicMs(), rttMs, handshakeAgeMs }
 }
 
 async function watchEvents(

@@ -70,8 +70,8 @@ async function open({ interfaceName, file, parts, undos }: Opening, signal: Abor
   const mtuBytes = file.mtuBytes ?? (await pathMtu(peers, machine))
   await journal.add(interfaceName)
   undos.push(() => journal.remove(interfaceName))
-  const { privateKey, listenPort } = file
-  const config = { interfaceName, privateKey, listenPort, mtuBytes, peers }
+  const { privateKey, listenPort, fwmark } = file
+  const config = { interfaceName, privateKey, listenPort, fwmark, mtuBytes, peers }
   const tunnel = await machine.openRestartableTunnel(config, signal)
   undos.push(() => tunnel.close())
   const routes = file.hasRoutes ? [...new Set(peers.flatMap(({ allowedPrefixes }) => allowedPrefixes))] : []
@@ -80,7 +80,7 @@ async function open({ interfaceName, file, parts, undos }: Opening, signal: Abor
   await fence.set({ interfaceName, addresses: [], prefixes: routes })
   undos.push(await machine.configureInterface({ interfaceName, addresses: file.addresses, routes, mtuBytes }, log))
   await serveNames({ interfaceName, file, parts, undos })
-  const control = new DeviceControl(tunnel, { privateKey, listenPort, peers }, clock)
+  const control = new DeviceControl(tunnel, { privateKey, listenPort, fwmark, peers }, clock)
   const uapi = await openControl({ interfaceName, control, parts, undos })
   const facts = { interfaceName, mtuBytes, routes, addresses: file.addresses, controlSocket: uapi?.path }
   return createOpenTunnel({ tunnel, control, uapi, undos, facts, log })

@@ -47,6 +47,8 @@ export interface TunnelView {
   readonly state: 'up' | 'failed'
   readonly publicKey: string
   readonly listenPort: number
+  /** Absent: the program's own. */
+  readonly fwmark?: number
   readonly addresses: readonly string[]
   readonly routes: readonly string[]
   readonly mtuBytes: number

@@ -14,7 +14,7 @@ export interface TunnelFacts extends Pick<TunnelView, 'interfaceName' | 'address
 /** A tunnel as it is shown: its settings, and how its peers are when that can be known. */
 export function tunnelView(
   { controlSocket, ...facts }: TunnelFacts,
-  { privateKey, listenPort, peers }: DeviceSettings,
+  { privateKey, listenPort, fwmark, peers }: DeviceSettings,
   now: { readonly stats: TunnelStats | undefined; readonly error: NsmError | undefined },
 ): TunnelView {
   const known = new Map(now.stats?.peers.map((peer) => [peer.publicKey, peer]))
@@ -23,6 +23,7 @@ export function tunnelView(
     state: now.error ? 'failed' : 'up',
     publicKey: privateKey ? keyToBase64(publicKeyOf(privateKey)) : '',
     listenPort,
+    ...(fwmark === 0 ? {} : { fwmark }),
     peers: peers.map((peer): TunnelPeerView => {
       const publicKey = keyToBase64(peer.publicKey)
       const stats = known.get(publicKey)

@@ -1,4 +1,4 @@
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { formatPrefix, type Prefix, parsePrefix } from '../base/ip.ts'
 import type { Log } from '../base/log.ts'
@@ -73,7 +73,7 @@ export function holdPrefixes(parts: {
           log[level]('the prefix service does not answer', { error: toNsmError(error).message })
       }
       stream = undefined
-      await sleep(clock, pauseMs, closing.signal).catch(() => {})
+      await pause(clock, pauseMs, closing.signal)
       pauseMs = Math.min(pauseMs * 2, pauseMaxMs)
     }
   }

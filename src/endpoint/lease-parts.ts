@@ -7,6 +7,7 @@ import type { Hub } from '../tunnel/hub.ts'
 import type { PeerConfig } from '../tunnel/tunnels.ts'
 import type { AddressPlan } from './addresses.ts'
 import type { Asking } from './admission.ts'
+import type { HubWatch } from './hub-watch.ts'
 import type { Member, Members } from './members.ts'
 import type { EndpointStore } from './store.ts'
 
@@ -24,6 +25,7 @@ export interface LeaseParts {
   readonly clock: Clock
   readonly log: Log
   readonly audit: Audit
+  readonly watch: HubWatch
 }
 
 /** Ours: keeps the way back through a member's NAT open; routers forget UDP after 30 s at the earliest [RFC 4787 4.3]. */

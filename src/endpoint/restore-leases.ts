@@ -54,11 +54,12 @@ function wakePacket(plan: AddressPlan, { addresses }: Member): Uint8Array {
   return buildEchoRequest({ source, destination })
 }
 
-/** Writes down where members are, for the next start, and forgets leases whose addresses have rested. */
+/** Writes down where members are, for the next start, and what the hub saw, and forgets leases whose addresses have rested. */
 export async function noteUnderlays(parts: LeaseParts): Promise<void> {
-  const { hub, members, store, service, clock, restMs } = parts
-  const { peers } = await hub.stats()
-  for (const { publicKey, endpoint } of peers) {
+  const { hub, members, store, service, clock, restMs, watch } = parts
+  const stats = await hub.stats()
+  watch.look(stats)
+  for (const { publicKey, endpoint } of stats.peers) {
     const member = members.byKey(publicKey)
     if (!member || !endpoint) continue
     if (member.underlay?.address === endpoint.address && member.underlay?.port === endpoint.port) continue

@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto'
-import { type Clock, sleep } from '../base/clock.ts'
+import { hash } from 'node:crypto'
+import { type Clock, pause, sleep } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { NsmClient } from '../nsm/client.ts'
@@ -105,7 +105,7 @@ async function keepLinked(parts: SiteDialerParts, peer: Peer, signal: AbortSigna
       const level = pauseMs === pauseFirstMs ? 'warn' : 'debug'
       log[level]('a site is not linked', { endpoint: peer.name, error: toNsmError(error).message })
       if (peer.isGone) break
-      await sleep(clock, pauseMs, signal).catch(() => {})
+      await pause(clock, pauseMs, signal)
       pauseMs = Math.min(pauseMs * 2, pauseMaxMs)
     }
   }
@@ -121,7 +121,7 @@ async function isOurTurn(parts: SiteDialerParts, peer: Peer, signal: AbortSignal
   for (let hasWaited = false; !signal.aborted && !peer.isGone; hasWaited = true) {
     const dialer = dialerOf(parts, peer)
     if (dialer === 'we' || (dialer === 'nobody' && hasWaited)) return true
-    await sleep(parts.clock, yieldMs, signal).catch(() => {})
+    await pause(parts.clock, yieldMs, signal)
   }
   return false
 }
@@ -177,7 +177,7 @@ const connectionIdDigits = 32
 /** The id of the connection, the same after a restart. */
 function idOf(ownName: string, peerName: string): string {
   const names = JSON.stringify([ownName, peerName])
-  return createHash('sha256').update(names).digest('hex').slice(0, connectionIdDigits)
+  return hash('sha256', names, 'hex').slice(0, connectionIdDigits)
 }
 
 /** The policies have checked that this token is the server's own. */

@@ -1,28 +1,10 @@
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
 import { groupWrites, openDatabase } from '../base/database.ts'
-import type { UnderlayAddress } from './members.ts'
+import type { Member } from './members.ts'
 
-/** What one member was given, as kept on disk. Times are wall milliseconds. */
-export interface Lease {
-  /** The endpoint's own id of the connection: its segment on the path. */
-  readonly segmentId: string
-  readonly spiffeId: string
-  /** Whom a relay asked for. */
-  readonly origin?: string | undefined
-  /** The client's id of the connection: the first segment on the path. */
-  readonly connectionId: string
-  /** WireGuard public key, base64. */
-  readonly publicKey: string
-  /** `address/32` and `address/128`. */
-  readonly addresses: readonly string[]
-  /** First label of the DNS name; undefined when the client gave none. */
-  readonly label: string | undefined
-  readonly expiresMs: number
-  /** Where the member's WireGuard datagrams came from last. */
-  readonly underlay: UnderlayAddress | undefined
-  /** Largest packet inside the member's tunnel. */
-  readonly mtuBytes?: number | undefined
-  /** Set once the lease has ended and its addresses rest. */
+/** What one member was given, as kept on disk. */
+export interface Lease extends Member {
+  /** Wall milliseconds; set once the lease has ended and its addresses rest. */
   readonly releasedMs: number | undefined
 }
 

@@ -20,6 +20,7 @@ import { type Asking, decideMember, notAdmitted, refusedMember } from './admissi
 import { buildAnswer, type SharedContext, sharedContext } from './answer.ts'
 import { dnsPort } from './gateway-dns.ts'
 import { serveGatewayTcp } from './gateway-tcp.ts'
+import { HubWatch } from './hub-watch.ts'
 import { createLeases, type Leases } from './leases.ts'
 import { type Member, Members } from './members.ts'
 import { type Offer, readOffer } from './offer.ts'
@@ -111,7 +112,9 @@ export async function createVl3(settings: Vl3Settings): Promise<Vl3> {
   const { hub, links } = await openHubOf(settings, { privateKey, plan, members })
   const { admission = openAdmission({ isSite: () => true }) } = settings
   const decide = (asking: Asking) => decideMember(admission, service, asking)
-  const leases = createLeases({ service, hub, store, plan, members, restMs, clock, log, audit, decide })
+  const idOf = (publicKey: string) => (members.byKey(publicKey) ?? links.byKey(publicKey))?.spiffeId
+  const watch = new HubWatch({ service, audit, idOf })
+  const leases = createLeases({ service, hub, store, plan, members, restMs, clock, log, audit, watch, decide })
   try {
     await leases.restore()
   } catch (error) {

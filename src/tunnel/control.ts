@@ -24,6 +24,8 @@ export interface WorkerStart {
   readonly kind: EngineKind
   readonly privateKey: Uint8Array
   readonly mtuBytes?: number
+  /** One number in shared memory, which grows when packets of peers came in. */
+  readonly heard?: Int32Array
   readonly tun?: TunHandle
   readonly udp: { readonly fd: number; readonly segments?: boolean }
 }

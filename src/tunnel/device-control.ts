@@ -6,7 +6,7 @@ import { errno } from './sys/errno.ts'
 import type { RestartableTunnel } from './tunnels.ts'
 import { getLines, type HandshakeMoment, handshakeMoments } from './uapi-get.ts'
 import { applySet, type DeviceSettings } from './uapi-set.ts'
-import { generatePrivateKey, type PeerSettings, publicKeyOf } from './wireguard/engine.ts'
+import { generatePrivateKey, type PeerSettings } from './wireguard/engine.ts'
 
 /** What a control socket asks of one interface. */
 export interface UapiDevice {
@@ -17,7 +17,10 @@ export interface UapiDevice {
 }
 
 /** What of a tunnel a control socket changes. */
-export type ControlledTunnel = Pick<RestartableTunnel, 'listenPort' | 'setPeer' | 'removePeer' | 'stats' | 'restart'>
+export type ControlledTunnel = Pick<
+  RestartableTunnel,
+  'listenPort' | 'setPeer' | 'removePeer' | 'stats' | 'restart' | 'setMark'
+>
 
 /** Keeps a tunnel as its settings say: each change is the difference to what was before, and one goes after the other. */
 export class DeviceControl implements UapiDevice {
@@ -48,7 +51,7 @@ export class DeviceControl implements UapiDevice {
       try {
         await this.#followRoaming()
         const after = applySet(lines, this.#settings)
-        return typeof after === 'number' ? after : await this.#become(withoutOwnKey(after))
+        return typeof after === 'number' ? after : await this.#become(after)
       } catch (error) {
         return errnoOf(error)
       }
@@ -67,13 +70,9 @@ export class DeviceControl implements UapiDevice {
 
   async #become(after: DeviceSettings): Promise<number> {
     const before = this.#settings
+    if (before.fwmark !== after.fwmark) await this.#tunnel.setMark(after.fwmark)
     const isNew = !sameBytes(before.privateKey, after.privateKey) || before.listenPort !== after.listenPort
-    if (isNew) {
-      await this.#tunnel.restart({
-        privateKey: after.privateKey ?? generatePrivateKey(),
-        listenPort: after.listenPort,
-      })
-    }
+    if (isNew) await this.#restart(before, after)
     const inForce = isNew || !before.privateKey ? [] : before.peers
     this.#settings = { ...after, peers: [] }
     const gone = inForce.filter((peer) => needsRemoval(peer, find(after.peers, peer)))
@@ -82,6 +81,16 @@ export class DeviceControl implements UapiDevice {
       after,
       inForce.filter((peer) => !gone.includes(peer)),
     )
+  }
+
+  /** A port that is taken leaves the mark as it was, too. */
+  async #restart(before: DeviceSettings, { privateKey, listenPort, fwmark }: DeviceSettings): Promise<void> {
+    try {
+      await this.#tunnel.restart({ privateKey: privateKey ?? generatePrivateKey(), listenPort })
+    } catch (error) {
+      if (fwmark !== before.fwmark) await this.#tunnel.setMark(before.fwmark)
+      throw error
+    }
   }
 
   /** A peer that cannot be is left out, and the others are set all the same. A device without a key has peers on paper. */
@@ -102,19 +111,13 @@ export class DeviceControl implements UapiDevice {
   }
 }
 
-/** [wireguard-go device/uapi.go] A peer with the device's own key is passed over. */
-function withoutOwnKey(settings: DeviceSettings): DeviceSettings {
-  const own = settings.privateKey && publicKeyOf(settings.privateKey)
-  return { ...settings, peers: settings.peers.filter(({ publicKey }) => !sameBytes(publicKey, own)) }
-}
-
 function find(peers: readonly PeerSettings[], { publicKey }: PeerSettings): PeerSettings | undefined {
   return peers.find((peer) => sameBytes(peer.publicKey, publicKey))
 }
 
-/** The engine keeps a peer's keys for its whole life. */
+/** The engine keeps a peer's keys for its whole life, and where it is; only one that was removed and added again has no endpoint. */
 function needsRemoval(before: PeerSettings, after: PeerSettings | undefined): boolean {
-  return !after || !sameBytes(before.presharedKey, after.presharedKey)
+  return !after || !sameBytes(before.presharedKey, after.presharedKey) || (!!before.endpoint && !after.endpoint)
 }
 
 function samePeer(before: PeerSettings | undefined, after: PeerSettings): boolean {
@@ -132,7 +135,7 @@ function sameBytes(a: Uint8Array | undefined, b: Uint8Array | undefined): boolea
 function errnoOf(error: unknown): number {
   if (!(error instanceof NsmError)) throw error
   if (error.code === 'USAGE') return errno.EINVAL
-  if (error.code === 'PERMISSION') return errno.EACCES
+  if (error.code === 'PERMISSION') return error.message.endsWith('EPERM') ? errno.EPERM : errno.EACCES
   if (error.code !== 'CONFLICT' && error.code !== 'REFUSED') return errno.EIO
   return error.message.includes('UDP port') ? errno.EADDRINUSE : errno.ENOSPC
 }

@@ -5,13 +5,13 @@ import { loadPlatform } from './tun/open.ts'
 import type { Tunnel, TunnelConfig } from './tunnels.ts'
 
 /** A tunnel whose packets end in this process. */
-export interface RootlessConfig extends Omit<TunnelConfig, 'interfaceName' | 'singlePackets'> {
+export interface RootlessConfig extends Omit<TunnelConfig, 'interfaceName' | 'singlePackets' | 'fwmark'> {
   /** Own addresses in the tunnel: `10.0.0.2`, `fd00::2`. */
   readonly addresses: readonly string[]
 }
 
 /** An open tunnel without an interface. */
-export interface RootlessTunnel extends Omit<Tunnel, 'interfaceName' | 'setMtu'> {
+export interface RootlessTunnel extends Omit<Tunnel, 'interfaceName' | 'setMtu' | 'heard'> {
   readonly net: Netstack
 }
 

@@ -33,6 +33,7 @@ export async function openShownTunnel(config: TunnelConfig, signal?: AbortSignal
     handshake: (publicKey, stop) => tunnel.handshake(publicKey, stop),
     setMtu: (mtuBytes) => tunnel.setMtu(mtuBytes),
     stats: () => tunnel.stats(),
+    heard: () => tunnel.heard(),
     async close() {
       await uapi?.close()
       await tunnel.close()
@@ -50,7 +51,7 @@ function deviceOf(tunnel: Tunnel, { config, peers }: Known): UapiDevice {
   return {
     async get() {
       const { privateKey } = config
-      const device = { privateKey, listenPort: tunnel.listenPort, peers: [...peers.values()] }
+      const device = { privateKey, listenPort: tunnel.listenPort, fwmark: 0, peers: [...peers.values()] }
       return getLines(device, await tunnel.stats(), momentOf)
     },
     set: async () => errno.EPERM,

@@ -13,5 +13,7 @@ export interface TunnelPeerStats {
   readonly rttMs: number | undefined
   readonly receivedBytes: number
   readonly sentBytes: number
+  /** Packets from a source outside its prefixes. */
+  readonly spoofed: number
   readonly endpoint: { address: string; port: number } | undefined
 }

@@ -17,6 +17,7 @@ export function getLines(device: DeviceSettings, stats: TunnelStats, momentOf: H
   return [
     ...(device.privateKey ? [`private_key=${keyToHex(device.privateKey)}`] : []),
     `listen_port=${device.listenPort}`,
+    ...(device.fwmark === 0 ? [] : [`fwmark=${device.fwmark}`]),
     ...device.peers.flatMap((peer) => peerLines(peer, known.get(keyToBase64(peer.publicKey)), momentOf)),
   ]
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { NsmError } from '../base/errors.ts'
 import { makePrivateDir } from '../base/files.ts'
 import { listenPrivately } from '../base/listen-privately.ts'
+import { createTurns } from '../base/turns.ts'
 import type { UapiDevice } from './device-control.ts'
 import { errno } from './sys/errno.ts'
 
@@ -44,14 +45,13 @@ export async function openUapi(interfaceName: string, device: UapiDevice, dir = 
     socket.on('close', () => callers.delete(socket))
     serve(socket, device)
   })
-  await listenPrivately(server, path)
+  const stop = await listenPrivately(server, path)
   return {
     path,
     async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      const stopped = stop()
       for (const socket of callers) socket.destroy()
-      await closed
-      await rm(path, { force: true })
+      await stopped
     },
   }
 }
@@ -86,17 +86,17 @@ function isServed(path: string): Promise<boolean> {
 /** Requests of one caller, one after the other: each ends with an empty line. */
 function serve(socket: Socket, device: UapiDevice): void {
   let text = ''
-  let last = Promise.resolve()
+  const turns = createTurns()
   socket.setEncoding('utf8')
   socket.setTimeout(silenceMaxMs, () => socket.destroy())
   socket.on('error', () => {})
-  socket.on('end', () => void last.then(() => socket.end()))
+  socket.on('end', () => void turns.settled().then(() => socket.end()))
   socket.on('data', (chunk) => {
     text += String(chunk)
     for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n')) {
       const lines = text.slice(0, end).split('\n')
       text = text.slice(end + 2)
-      last = last.then(async () => {
+      void turns.run('', async () => {
         const answer = await answerTo(lines, device)
         if (socket.writable) socket.write(answer)
       })

@@ -2,7 +2,7 @@ import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parseAddress, parsePrefix } from '../base/ip.ts'
 import { keyFromHex, keyToHex } from './key-text.ts'
 import { errno } from './sys/errno.ts'
-import type { PeerSettings } from './wireguard/engine.ts'
+import { clamped, type PeerSettings, publicKeyOf } from './wireguard/engine.ts'
 
 /** What a WireGuard device is set to. */
 export interface DeviceSettings {
@@ -10,6 +10,8 @@ export interface DeviceSettings {
   readonly privateKey: Uint8Array | undefined
   /** UDP; 0 asks for any free one. */
   readonly listenPort: number
+  /** Of the tunnel's own UDP packets, 32 bits; 0 is the program's own, by which tunnels keep out of tunnels. */
+  readonly fwmark: number
   readonly peers: readonly PeerSettings[]
 }
 
@@ -25,7 +27,8 @@ export function applySet(lines: readonly string[], before: DeviceSettings): Devi
   try {
     for (const line of lines) {
       const equals = line.indexOf('=')
-      if (equals <= 0 || !draft.set(line.slice(0, equals), line.slice(equals + 1))) return errno.EINVAL
+      if (equals < 0) return errno.EPROTO
+      if (!draft.set(line.slice(0, equals), line.slice(equals + 1))) return errno.EINVAL
     }
     return draft.finish()
   } catch (error) {
@@ -48,14 +51,19 @@ type Setter = (value: string) => boolean
 /** Settings under way; every setter answers false for a value that is none. */
 class DeviceDraft {
   #privateKey: Uint8Array | undefined
+  /** Public, in hexadecimal digits. */
+  #ownKey: string | undefined
   #listenPort: number
+  #fwmark: number
   readonly #peers: Map<string, PeerDraft>
   #peer: PeerDraft | 'ignored' | undefined
   #isNew = false
 
-  constructor({ privateKey, listenPort, peers }: DeviceSettings) {
+  constructor({ privateKey, listenPort, fwmark, peers }: DeviceSettings) {
     this.#privateKey = privateKey
+    this.#ownKey = privateKey && keyToHex(publicKeyOf(privateKey))
     this.#listenPort = listenPort
+    this.#fwmark = fwmark
     this.#peers = new Map(
       peers.map(({ allowedPrefixes, publicKey, presharedKey, keepaliveSeconds, endpoint }) => [
         keyToHex(publicKey),
@@ -79,21 +87,25 @@ class DeviceDraft {
       ...(endpoint ? { endpoint } : {}),
       ...(presharedKey ? { presharedKey } : {}),
     }))
-    return { privateKey: this.#privateKey, listenPort: this.#listenPort, peers }
+    return { privateKey: this.#privateKey, listenPort: this.#listenPort, fwmark: this.#fwmark, peers }
   }
 
   readonly #deviceSetters: Readonly<Record<string, Setter>> = {
     private_key: (value) => {
       const key = keyFromHex(value)
-      this.#privateKey = isZero(key) ? undefined : key
+      this.#privateKey = key && !isZero(key) ? clamped(key) : undefined
+      this.#ownKey = this.#privateKey && keyToHex(publicKeyOf(this.#privateKey))
+      this.#peers.delete(this.#ownKey ?? '')
       return key !== undefined
     },
     listen_port: (value) => {
       this.#listenPort = numberOf(value)
       return this.#listenPort >= 0
     },
-    // The packets of tunnels have the program's own mark, by which they keep out of tunnels.
-    fwmark: (value) => value === '' || /^0(x0+)?$/.test(value),
+    fwmark: (value) => {
+      this.#fwmark = numberOf(value, 0xffff_ffff)
+      return this.#fwmark >= 0
+    },
     replace_peers: (value) => {
       if (value === 'true') this.#peers.clear()
       return value === 'true'
@@ -102,12 +114,11 @@ class DeviceDraft {
 
   readonly #peerSetters: Readonly<Record<string, Setter>> = {
     remove: (value) => {
-      this.#change((peer) => this.#peers.delete(keyToHex(peer.publicKey)))
+      this.#forget()
       return value === 'true'
     },
     update_only: (value) => {
-      if (this.#isNew) this.#change((peer) => this.#peers.delete(keyToHex(peer.publicKey)))
-      if (this.#isNew) this.#peer = 'ignored'
+      if (this.#isNew) this.#forget()
       return value === 'true'
     },
     preshared_key: (value) => {
@@ -142,6 +153,11 @@ class DeviceDraft {
   #begin(value: string): boolean {
     const publicKey = keyFromHex(value)
     if (!publicKey) return false
+    // [wireguard-go device/uapi.go] A peer with the device's own key is passed over.
+    if (keyToHex(publicKey) === this.#ownKey) {
+      this.#peer = 'ignored'
+      return true
+    }
     const known = this.#peers.get(keyToHex(publicKey))
     this.#isNew = known === undefined
     const peer = known ?? {
@@ -153,12 +169,19 @@ class DeviceDraft {
     return true
   }
 
+  /** What else is said of the peer is for nobody. */
+  #forget(): void {
+    this.#change((peer) => this.#peers.delete(keyToHex(peer.publicKey)))
+    this.#peer = 'ignored'
+  }
+
   #change(act: (peer: PeerDraft) => void): void {
     if (this.#peer !== undefined && this.#peer !== 'ignored') act(this.#peer)
   }
 
   /** A prefix belongs to one peer: the last one that it was given to. `-` in front takes it away. */
   #allow(value: string): boolean {
+    if (!value.includes('/')) return false
     const isRemoval = value.startsWith('-')
     const prefix = formatPrefix(parsePrefix(isRemoval ? value.slice(1) : value))
     this.#change((peer) => {
@@ -170,9 +193,9 @@ class DeviceDraft {
   }
 }
 
-/** A 16-bit number, -1 for what is none. */
-function numberOf(value: string): number {
-  return /^\d{1,5}$/.test(value) && Number(value) <= 0xffff ? Number(value) : -1
+/** A number of at most 16 bits, or as said, in decimal digits; -1 for what is none. */
+function numberOf(value: string, max = 0xffff): number {
+  return /^\d+$/.test(value) && Number(value) <= max ? Number(value) : -1
 }
 
 function endpointOf(value: string): PeerSettings['endpoint'] {

@@ -20,12 +20,21 @@ import { readSockaddr, writeSockaddr } from './wireguard/sockaddr.ts'
 export interface OpenUdp {
   readonly fd: number
   readonly port: number
+  /** Marks all that is sent from now on; 0 is the program's own mark. Throws `PERMISSION` without CAP_NET_ADMIN. */
+  setMark(fwmark: number): void
   /** Closes the socket. */
   close(): void
 }
 
+interface Listen {
+  readonly address: string
+  readonly port: number
+  /** Of all that is sent; 0 is the program's own mark. */
+  readonly fwmark?: number
+}
+
 /** Binds a socket; `::` serves both families. Throws `CONFLICT` naming the port when it is taken. Port 0 = any free one. */
-export function openUdp(listen: { readonly address: string; readonly port: number }): OpenUdp {
+export function openUdp(listen: Listen): OpenUdp {
   const buffer = allocateNative(128)
   const fd = bindAny(listen, buffer)
   setNumber(fd, { level: SOL_UDP, option: UDP_GRO }, buffer, 1)
@@ -34,12 +43,24 @@ export function openUdp(listen: { readonly address: string; readonly port: numbe
     if (!forced) setNumber(fd, { level: SOL_SOCKET, option: direction.plain }, buffer, socketBufferBytes)
   }
   // Without the right to mark there are no tunnel routes of ours to keep away from either.
-  setNumber(fd, { level: SOL_SOCKET, option: SO_MARK }, buffer, tableNumber)
-  return { fd, port: boundPort(fd, buffer), close: () => void libc().close(fd) }
+  mark(fd, buffer, listen.fwmark ?? 0)
+  return {
+    fd,
+    port: boundPort(fd, buffer),
+    setMark(fwmark) {
+      if (mark(fd, buffer, fwmark)) return
+      throw systemError(`cannot mark packets with ${fwmark}`, libc().errno())
+    },
+    close: () => void libc().close(fd),
+  }
+}
+
+function mark(fd: number, buffer: NativeBuffer, fwmark: number): boolean {
+  return setNumber(fd, { level: SOL_SOCKET, option: SO_MARK }, buffer, fwmark || tableNumber)
 }
 
 /** Both families in one socket where the system has IPv6, IPv4 alone where it has not. */
-function bindAny(listen: { readonly address: string; readonly port: number }, buffer: NativeBuffer): number {
+function bindAny(listen: Listen, buffer: NativeBuffer): number {
   const fd = tryBind(listen, buffer)
   if (fd >= 0) return fd
   const fallback = listen.address === '::' && (fd === -errno.EAFNOSUPPORT || fd === -errno.EADDRNOTAVAIL)
@@ -49,7 +70,7 @@ function bindAny(listen: { readonly address: string; readonly port: number }, bu
 }
 
 /** A descriptor, or a negative error number. */
-function tryBind(listen: { readonly address: string; readonly port: number }, buffer: NativeBuffer): number {
+function tryBind(listen: Listen, buffer: NativeBuffer): number {
   const family = listen.address.includes(':') ? AF_INET6 : AF_INET
   const fd = libc().socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
   if (fd < 0) return -libc().errno()
@@ -64,7 +85,7 @@ function tryBind(listen: { readonly address: string; readonly port: number }, bu
   return -number
 }
 
-function bindError(listen: { readonly address: string; readonly port: number }, number: number): NsmError {
+function bindError(listen: Listen, number: number): NsmError {
   if (number !== errno.EADDRINUSE) {
     return systemError(`cannot listen on ${listen.address}, UDP port ${listen.port}`, number)
   }
@@ -79,7 +100,7 @@ function boundPort(fd: number, buffer: NativeBuffer): number {
 }
 
 function setNumber(fd: number, at: { level: number; option: number }, buffer: NativeBuffer, value: number): boolean {
-  buffer.view.setInt32(0, value, true)
+  buffer.view.setUint32(0, value, true)
   return libc().setsockopt(fd, at.level, at.option, buffer.address, 4) >= 0
 }
 

@@ -25,6 +25,8 @@ export interface WgQuickFile {
   readonly addresses: readonly string[]
   /** 0 = any free one. */
   readonly listenPort: number
+  /** Of the tunnel's own UDP packets; 0 = the program's own. */
+  readonly fwmark: number
   /** Undefined: what the way to the peers allows. */
   readonly mtuBytes: number | undefined
   /** False for `Table = off`: allowed prefixes get no routes. */
@@ -75,6 +77,7 @@ interface PeerDraft {
 interface Draft {
   privateKey?: Uint8Array
   listenPort?: number
+  fwmark?: number
   mtuBytes?: number
   hasRoutes?: boolean
   readonly addresses: string[]
@@ -139,7 +142,7 @@ function interfaceKeys(draft: Draft): Section['keys'] {
       draft.hasRoutes = hasRoutes(line)
     },
     fwmark: (line) => {
-      if (!isOff(line.value)) throw fault(line, 'FwMark cannot be chosen', 'remove it: nsm marks its own packets')
+      draft.fwmark = fwmark(line)
     },
     saveconfig: (line) => {
       if (line.value !== 'false') throw fault(line, 'SaveConfig is not supported', 'remove it: nsm writes no file')
@@ -189,8 +192,10 @@ function hasRoutes(line: Line): boolean {
   throw fault(line, 'Table is auto or off', "remove it: routes are in nsm's own table")
 }
 
-function isOff(value: string): boolean {
-  return value === 'off' || /^0(x0+)?$/.test(value)
+function fwmark(line: Line): number {
+  const value = /^(0x[0-9a-f]+|\d+)$/i.test(line.value) ? Number(line.value) : Number.NaN
+  if (line.value === 'off' || value <= 0xffff_ffff) return value || 0
+  throw fault(line, 'FwMark is off or a number of 32 bits', 'write it like 51820 or 0xca6c')
 }
 
 function key(line: Line): Uint8Array {
@@ -248,6 +253,7 @@ function finish(draft: Draft, fileName: string): WgQuickFile {
     privateKey,
     addresses: draft.addresses,
     listenPort: draft.listenPort ?? 0,
+    fwmark: draft.fwmark ?? 0,
     mtuBytes: draft.mtuBytes,
     hasRoutes: draft.hasRoutes ?? true,
     ...finishDns(draft),

@@ -1,11 +1,11 @@
 import { once } from 'node:events'
 import { flushCompileCache } from 'node:module'
 import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads'
-import { systemClock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { NumberedRequest, WorkerBoot, WorkerMessage, WorkerStart } from './control.ts'
 import { createPump, type Pump } from './pump.ts'
 import { Requests } from './requests.ts'
+import { createSleepClock, type SleepClock } from './sleep-clock.ts'
 import type { StackNews } from './stack-messages.ts'
 import { StackSockets } from './stack-sockets.ts'
 import { giveMemoryBack } from './sys/heap.ts'
@@ -35,33 +35,35 @@ async function run(boot: WorkerBoot): Promise<void> {
     const [message] = await first
     const setup: WorkerStart | NumberedRequest = message
     if ('request' in setup) return
-    const { kind, privateKey, mtuBytes } = setup
+    const { kind, privateKey, mtuBytes, heard } = setup
     const engine = createEngine(boot.module, { kind, privateKey, mtuBytes, wideCipher })
     privateKey.fill(0)
     const socket = new platform.LinuxUdpSocket(setup.udp, engine)
+    const clock = createSleepClock(platform.sleptMs)
     const device = setup.tun && new platform.LinuxTunDevice(setup.tun, engine)
     const pump = createPump({
       engine,
       socket,
-      clock: systemClock,
+      clock,
       ...(device ? { device } : {}),
+      onHeard: () => void (heard && Atomics.add(heard, 0, 1)),
       onLocal: (packet) => say({ kind: 'local', packet }),
       onHandshakes: () => requests.answerHandshakes(),
       onEvents: (events) => sockets.tell(events),
     })
     const sockets = new StackSockets({
-      ...{ engine, pump, clock: systemClock },
+      ...{ engine, pump, clock },
       say: (socket, news) =>
         boot.port.postMessage({ kind: 'stack', socket, news } satisfies WorkerMessage, buffersOf(news)),
     })
     const wide = { wideCipher: wideCipher ? 1 : 0 }
     const counters = () => ({ ...socket.counters(), ...device?.counters(), ...wide })
-    const requests = new Requests({ engine, pump, clock: systemClock, say, sockets, counters })
+    const requests = new Requests({ engine, pump, clock, say, sockets, counters })
     const fds = setup.tun ? [setup.tun.fd, setup.udp.fd] : [setup.udp.fd]
     say({ kind: 'ready', cipher: wideCipher ? 'wide' : 'plain' })
     // This thread never gets to the end at which Node would write it, nor does a process that is killed.
     flushCompileCache()
-    loop({ pump, requests, port: boot.port, waiter: new platform.PollWaiter(fds, boot.wakeFd) })
+    loop({ pump, requests, clock, port: boot.port, waiter: new platform.PollWaiter(fds, boot.wakeFd) })
   } catch (error) {
     say({ kind: 'failed', error: toNsmError(error).toData() })
   } finally {
@@ -90,23 +92,26 @@ function wrongCipher(): NsmError {
 interface LoopParts {
   readonly pump: Pump
   readonly requests: Requests
+  readonly clock: SleepClock
   readonly port: MessagePort
   readonly waiter: { wait(timeoutMs: number): boolean }
 }
 
 /** A loaded loop never waits, so it looks for requests every few turns. */
-function loop({ pump, requests, port, waiter }: LoopParts): void {
-  let trimAtMs = systemClock.monotonicMs() + trimEveryMs
+function loop({ pump, requests, clock, port, waiter }: LoopParts): void {
+  let trimAtMs = clock.monotonicMs() + trimEveryMs
   for (let turns = 0; !requests.closed; turns++) {
     const busy = pump.turn()
     const untilTickMs = pump.tick()
     if (busy && turns % turnsPerLook !== 0) continue
-    const nowMs = systemClock.monotonicMs()
+    const nowMs = clock.monotonicMs()
     if (nowMs > trimAtMs) {
       giveMemoryBack()
       trimAtMs = nowMs + trimEveryMs
     }
-    if (!waiter.wait(busy ? 0 : untilTickMs)) continue
+    const isAsked = waiter.wait(busy ? 0 : untilTickMs)
+    clock.look()
+    if (!isAsked) continue
     for (let found = receiveMessageOnPort(port); found; found = receiveMessageOnPort(port)) {
       requests.handle(found.message)
     }

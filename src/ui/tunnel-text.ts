@@ -13,6 +13,7 @@ export function tunnelsText(tunnels: readonly TunnelView[], style: TimeStyle): s
     view.addresses.join(',') || '-',
     `udp ${view.listenPort}`,
     `mtu ${view.mtuBytes}`,
+    ...(view.fwmark === undefined ? [] : [`fwmark 0x${view.fwmark.toString(16)}`]),
   ])
   return [...columns(rows), ...tunnels.flatMap((view) => health(view, style))].join('\n')
 }

@@ -270,6 +270,34 @@ describe('a connection that is up', () => {
     expect(view).toMatchObject({ state: 'up', routes: ['10.64.0.0/16'], error: { code: 'REFUSED' } })
   })
 
+  test('whose identity is refused says so and how to join again, keeps its routes, and is up once it is believed', async () => {
+    const world = new World()
+    await world.connect()
+    const before = world.done.length
+    world.failing.set('request', new NsmError('IDENTITY', 'the root was dropped', 'ask for a new join string'))
+    await world.clock.advance(120_000)
+    await world.clock.advance(10_000)
+    const [view] = await world.connections.views()
+    expect(view).toMatchObject({
+      state: 'refused',
+      routes: ['10.64.0.0/16'],
+      error: { code: 'IDENTITY', next: expect.stringMatching(/^ask for .*; to join again: `nsm disconnect`/) },
+    })
+    expect(new Set(world.done.slice(before))).toEqual(new Set(['request']))
+    await expect(world.connect()).rejects.toMatchObject({ code: 'IDENTITY', exitCode: 4 })
+    world.failing.clear()
+    await world.clock.advance(10_000)
+    expect((await world.connections.views())[0]?.state).toBe('up')
+  })
+
+  test('that is refused for another reason goes on healing, for that may pass', async () => {
+    const world = new World()
+    await world.connect()
+    world.failing.set('request', new NsmError('REFUSED', 'no endpoint fits', 'wait'))
+    await world.clock.advance(130_000)
+    expect((await world.connections.views())[0]?.state).toBe('healing')
+  })
+
   test('opens its tunnel anew when that died, and renews', async () => {
     const world = new World()
     await world.connect()
@@ -288,6 +316,32 @@ describe('a connection that is up', () => {
     await world.clock.advance(300)
   }
   const stateOf = async (world: World) => (await world.connections.views())[0]
+
+  test('sets again, once, what was taken from its interface, and nothing after its end', async () => {
+    const world = new World()
+    await world.connect()
+    await world.clock.advance(3_000)
+    const before = world.done.length
+    const { placed } = world
+    world.placed = placed && { ...placed, routes: [] }
+    await world.clock.advance(3_000)
+    expect(world.placed).toEqual(placed)
+    expect(world.done.slice(before)).toEqual(['update 10.64.0.1/32'])
+    await world.connections.disconnect([], false)
+    await world.clock.advance(3_000)
+    expect(world.placed).toBeUndefined()
+  })
+
+  test('asks its tunnel nothing while packets come, and how the peer is once two looks found none', async () => {
+    const world = new World()
+    await world.connect()
+    const asked = world.statsAsked
+    for (let i = 0; i < 10; i++) await hear(world)
+    expect(world.statsAsked).toBe(asked)
+    await world.clock.advance(400)
+    expect(world.statsAsked).toBeGreaterThan(asked)
+    expect(await stateOf(world)).toMatchObject({ state: 'up' })
+  })
 
   test('asks its endpoint for a sign of life, and for another endpoint when none comes', async () => {
     const world = new World()

@@ -7,10 +7,10 @@ import { buildEchoRequest } from '../../src/tunnel/ip-packet.ts'
 /** Looks once per text: `x` = something came through. Gives what each look said. */
 function look(pattern: string, rttMs: number | undefined = 1, handshakeAgeMs = 0): string[] {
   let path = beginLiveness(0)
-  let [nowMs, receivedBytes] = [0, 0]
+  let [nowMs, heard] = [0, 0]
   return [...pattern].map((sign) => {
-    if (sign === 'x') receivedBytes += 28
-    const { next, change, echoes, delayMs } = judge(path, { nowMs, receivedBytes, rttMs, handshakeAgeMs }, usualPace)
+    if (sign === 'x') heard += 28
+    const { next, change, echoes, delayMs } = judge(path, { nowMs, heard, rttMs, handshakeAgeMs }, usualPace)
     path = next
     nowMs += delayMs
     return change === 'none' ? String(echoes) : change
@@ -33,7 +33,7 @@ function falseAlarms(path: {
   let liveness = beginLiveness(0)
   for (let nowMs = 0; nowMs < path.hours * 3_600_000; ) {
     while ((due[0] ?? nowMs) < nowMs) received += 28 * Number(due.shift() !== undefined)
-    const found = { nowMs, receivedBytes: received, rttMs: path.rttMs, handshakeAgeMs: 0 }
+    const found = { nowMs, heard: received, rttMs: path.rttMs, handshakeAgeMs: 0 }
     const { next, change, echoes, delayMs } = judge(liveness, found, path.pace)
     if (change === 'lost') deaths += 1
     for (let i = 0; i < echoes; i++) if (!isLost() && !isLost()) due.push(nowMs + path.rttMs)
@@ -81,10 +81,10 @@ describe('judge', () => {
 
   test('a machine that did not look for seconds has heard no silence', () => {
     const heard = { ...beginLiveness(28), answers: true, lookedAtMs: 0 }
-    const asked = judge(heard, { nowMs: 200, receivedBytes: 28, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
-    const late = judge(asked.next, { nowMs: 9_000, receivedBytes: 28, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
+    const asked = judge(heard, { nowMs: 200, heard: 28, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
+    const late = judge(asked.next, { nowMs: 9_000, heard: 28, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
     expect([asked.change, late.change]).toEqual(['none', 'none'])
-    const answered = judge(late.next, { nowMs: 9_200, receivedBytes: 56, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
+    const answered = judge(late.next, { nowMs: 9_200, heard: 56, rttMs: 1, handshakeAgeMs: 0 }, usualPace)
     expect(answered.next.silentMs).toBe(0)
   })
 
@@ -94,7 +94,7 @@ describe('judge', () => {
 
   test('an endpoint that does not answer is asked seldom after a while', () => {
     const path = { ...beginLiveness(0), silentLooks: 100 }
-    const { echoes, delayMs } = judge(path, { nowMs: 0, receivedBytes: 0, rttMs: 1, handshakeAgeMs: 1 }, usualPace)
+    const { echoes, delayMs } = judge(path, { nowMs: 0, heard: 0, rttMs: 1, handshakeAgeMs: 1 }, usualPace)
     expect([echoes, delayMs]).toEqual([1, 5_000])
   })
 

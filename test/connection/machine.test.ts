@@ -2,19 +2,10 @@ import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
 import { thisMachine } from '../../src/connection/machine.ts'
-
-/** A port that was free a moment ago. */
-async function somePort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0)
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  socket.close()
-  await once(socket, 'close')
-  return port
-}
+import { freePort } from '../support/free-port.ts'
 
 test('two connections that ask for a UDP port at once get two', async () => {
-  const wanted = await somePort()
+  const wanted = await freePort()
   const ports = await Promise.all([1, 2, 3].map(() => thisMachine.freeUdpPort(wanted)))
   expect(ports[0]).toBe(wanted)
   expect(new Set(ports).size).toBe(3)

@@ -28,6 +28,7 @@ function openTunnel(answers: boolean) {
     },
     setMtu: async () => {},
     stats: async () => ({ peers: [], counters: {} }),
+    heard: () => 0,
     close: async () => {},
   }
   return { tunnel, done }

@@ -11,8 +11,9 @@ import type { NsmClient } from '../../src/nsm/client.ts'
 import { type Connection, ConnectionSchema } from '../../src/nsm/generated/connection_pb.js'
 import type { NetworkServiceRequest } from '../../src/nsm/generated/networkservice_pb.js'
 import { wireGuardMechanism } from '../../src/nsm/wireguard-mechanism.ts'
-import type { HostNetwork } from '../../src/tunnel/tun/host.ts'
+import type { HostNetwork, InterfaceSettings } from '../../src/tunnel/tun/host.ts'
 import type { Tunnel } from '../../src/tunnel/tunnels.ts'
+import { networkWith } from '../support/network-with.ts'
 import { FakeClock } from './fake-clock.ts'
 
 /** What is wanted of a service when nothing special is. */
@@ -46,6 +47,8 @@ export class World {
     routes: [],
     interfaceNames: ['lo', 'eth0'],
   }
+  /** What the tunnel's interface has. */
+  placed: InterfaceSettings | undefined
   answer: (request: NetworkServiceRequest) => Connection = (request) => this.ordinaryAnswer(request)
   failTunnel: (error: NsmError) => void = () => {}
   /** What the tunnel was told. */
@@ -53,10 +56,20 @@ export class World {
   /** As when the manager goes away. */
   endMonitor: () => void = () => {}
   counts: number[] = []
+  /** How often the tunnel's thread was asked how its peer is. */
+  statsAsked = 0
   /** When an echo request was sent. */
   readonly echoes: number[] = []
   /** What the tunnel says of its peer. */
-  peer = { publicKey: '', lastHandshakeAgeMs: 0, rttMs: 1, receivedBytes: 0, sentBytes: 0, endpoint: undefined }
+  peer = {
+    publicKey: '',
+    lastHandshakeAgeMs: 0,
+    rttMs: 1,
+    receivedBytes: 0,
+    sentBytes: 0,
+    spoofed: 0,
+    endpoint: undefined,
+  }
   readonly remembered = new Map<string, Remembered>()
   readonly connections: Connections
 
@@ -157,12 +170,20 @@ export class World {
         await this.#step('open', `open ${config.interfaceName}`, signal)
         return this.#tunnel(config.interfaceName)
       },
-      readHostNetwork: async () => this.host,
-      configureInterface: async ({ addresses, routes }) => {
-        await this.#step('configure', `configure ${addresses} ${routes}`)
-        return async () => this.#note('unconfigure')
+      readHostNetwork: async () => networkWith(this.host, this.placed),
+      openHostChanges: async () => ({ any: () => true, close: () => {} }),
+      configureInterface: async (settings) => {
+        await this.#step('configure', `configure ${settings.addresses} ${settings.routes}`)
+        this.placed = settings
+        return async () => {
+          this.placed = undefined
+          this.#note('unconfigure')
+        }
       },
-      updateInterface: async (_before, { addresses }) => this.#note(`update ${addresses}`),
+      updateInterface: async (_before, after) => {
+        this.placed = after
+        this.#note(`update ${after.addresses}`)
+      },
       openFence: async () => ({
         set: async ({ addresses, prefixes }) => this.#note(`fence ${addresses} ${prefixes}`),
         close: async () => this.#note('unfence'),
@@ -193,7 +214,11 @@ export class World {
       setMtu: async (mtuBytes) => {
         this.mtuBytes = mtuBytes
       },
-      stats: async () => ({ peers: [this.peer], counters: {} }),
+      stats: async () => {
+        this.statsAsked++
+        return { peers: [this.peer], counters: {} }
+      },
+      heard: () => this.peer.receivedBytes,
       close: async () => this.#note('close-tunnel'),
     }
   }

@@ -1,12 +1,15 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { join as joinPath } from 'node:path'
+import { promisify } from 'node:util'
 import dnsPacket from 'dns-packet'
 import { afterEach, describe, expect, test } from 'vitest'
+import { type Audit, type AuditEvent, noAudit } from '../../src/base/audit.ts'
 import { parseAddress } from '../../src/base/ip.ts'
 import type { Connection } from '../../src/nsm/generated/connection_pb.js'
-import { openHub } from '../../src/tunnel/hub.ts'
+import { type Hub, type HubConfig, openHub } from '../../src/tunnel/hub.ts'
 import { buildEchoRequest, buildUdp, parseUdp } from '../../src/tunnel/ip-packet.ts'
+import { freePort } from '../support/free-port.ts'
 import { scratchDir } from '../support/scratch.ts'
 import {
   join as addPeer,
@@ -19,7 +22,7 @@ import {
   type Output,
   receiveBytes,
 } from '../tunnel/wireguard/wire.ts'
-import { addressesOf, join, keyOf, kill, openRig, type Rig } from './vl3-rig.ts'
+import { addressesOf, idOf, join, keyOf, kill, openRig, type Rig } from './vl3-rig.ts'
 
 /* The real hub on a UDP socket of the loopback, its members real WireGuard engines on sockets of their own:
  *   member engine <--UDP--> hub worker <--packets--> vl3's name server.   No root, no TUN. */
@@ -36,10 +39,21 @@ interface RealWish {
   readonly listenAddress?: string
   readonly port?: number
   readonly clock?: Rig['clock']
+  readonly audit?: Audit
+  /** Gets the hub. */
+  readonly hubs?: Hub[]
 }
 
-const openReal = async (path: string, { listenAddress = loopback, port = 0, clock }: RealWish = {}): Promise<Rig> => {
-  const wish = { openHub, listenAddress, listenPort: port, reachableAt: () => loopback }
+const openReal = async (
+  path: string,
+  { listenAddress = loopback, port = 0, clock, audit = noAudit, hubs = [] }: RealWish = {},
+): Promise<Rig> => {
+  const open = async (config: HubConfig) => {
+    const hub = await openHub(config)
+    hubs.push(hub)
+    return hub
+  }
+  const wish = { openHub: open, listenAddress, listenPort: port, reachableAt: () => loopback, audit }
   const rig = await openRig(path, wish, clock)
   closers.push(() => rig.vl3.stop())
   return rig
@@ -103,6 +117,9 @@ function run(socket: Socket, node: Node, answer: Connection): RealMember {
   }
 }
 
+/** Between two looks at the hub. */
+const houseMs = 10_000
+const keyText = ({ node }: RealMember) => Buffer.from(node.publicKey).toString('base64')
 const isEchoRequest = (packet: Buffer) => packet[9] === 1 && packet[20] === 8
 
 async function lookUp(member: RealMember, name: string): Promise<dnsPacket.DecodedPacket> {
@@ -133,7 +150,8 @@ describe('vL3 over the real hub', () => {
     'after a restart the hub on %s finds its members by itself: they send nothing first',
     async (listenAddress) => {
       const path = joinPath(await scratchDir(), 'vl3.db')
-      const before = await openReal(path, { listenAddress })
+      const port = await freePort()
+      const before = await openReal(path, { listenAddress, port })
       const alice = await joinReal(before, 'alice')
       await lookUp(alice, 'alice.blue.nsm.internal')
       await before.vl3.stop()
@@ -141,13 +159,60 @@ describe('vL3 over the real hub', () => {
       kill(before)
       const handshakes = alice.handshakes()
       const woken = alice.next(isEchoRequest)
-      const port = before.vl3.wireguardPort
       await openReal(path, { listenAddress, port, clock: before.clock })
       expect((await woken).subarray(12, 20)).toEqual(Buffer.from([10, 64, 0, 0, 10, 64, 0, 1]))
       expect(alice.handshakes()).toBeGreaterThan(handshakes)
       expect(await lookUp(alice, 'alice.blue.nsm.internal')).toMatchObject({ rcode: 'NOERROR' })
     },
   )
+
+  test('who sends from an address of somebody else is recorded by identity and number', async () => {
+    const events: AuditEvent[] = []
+    const audit = { record: (event: AuditEvent) => void events.push(event) }
+    const rig = await openReal(joinPath(await scratchDir(), 'vl3.db'), { audit })
+    const alice = await joinReal(rig, 'alice')
+    const bob = await joinReal(rig, 'bob')
+    await Promise.all([alice, bob].map((member) => lookUp(member, 'bob.blue.nsm.internal')))
+    for (const source of [bob.address, bob.address, '10.64.9.9', '192.0.2.1']) {
+      bob.send(buildEchoRequest({ source: parseAddress(source), destination: parseAddress(alice.address) }))
+      alice.send(buildEchoRequest({ source: parseAddress(source), destination: parseAddress(bob.address) }))
+    }
+    await Promise.all([alice, bob].map((member) => lookUp(member, 'bob.blue.nsm.internal')))
+    await rig.clock.advance(houseMs)
+    await expect.poll(() => events.filter(({ event }) => event === 'wg.spoof')).toHaveLength(2)
+    expect(events.slice(2)).toEqual([
+      { event: 'wg.spoof', id: idOf('alice'), service: 'blue', publicKey: keyText(alice), count: 4 },
+      { event: 'wg.spoof', id: idOf('bob'), service: 'blue', publicKey: keyText(bob), count: 2 },
+    ])
+    await rig.clock.advance(houseMs)
+    expect(events).toHaveLength(4)
+  })
+
+  test('a flood of initiations is recorded when it begins and when it is over', async () => {
+    const events: AuditEvent[] = []
+    const audit = { record: (event: AuditEvent) => void events.push(event) }
+    const hubs: Hub[] = []
+    const rig = await openReal(joinPath(await scratchDir(), 'vl3.db'), { audit, hubs })
+    const alice = await joinReal(rig, 'alice')
+    alice.node.engine.handshake(0, performance.now())
+    const [initiation] = collect(alice.node, performance.now()).flatMap(datagramsOf)
+    const flood = createSocket('udp4')
+    closers.push(() => flood.close())
+    const recorded = () => events.filter(({ event }) => event.startsWith('wg.')).map(({ event }) => event)
+    /** The hub answers in order: when it has answered us, it has answered the look. */
+    const look = async () => {
+      await rig.clock.advance(houseMs)
+      await hubs[0]?.stats()
+      return recorded()
+    }
+    const send = promisify<string | Buffer, number, string>(flood.send.bind(flood))
+    const floodAndLook = async () => {
+      await Promise.all(Array.from({ length: 200 }, () => send(initiation ?? '', rig.vl3.wireguardPort, loopback)))
+      return look()
+    }
+    await expect.poll(floodAndLook).toEqual(['wg.underload.on'])
+    await expect.poll(look).toEqual(['wg.underload.on', 'wg.underload.off'])
+  })
 
   test('a key of no use is refused by the engine and leaves nothing behind', async () => {
     const rig = await openReal(joinPath(await scratchDir(), 'vl3.db'))

@@ -10,12 +10,12 @@ describe.skipIf(why !== undefined)(`a connection that heals, in namespaces${why 
 
   const view = async (): Promise<ConnectionView | undefined> => (await rig.status('a')).connections[0]
   const becomes = (state: ConnectionView['state']) => eventually(async () => (await view())?.state === state)
-  const pings = async () => (await rig.inside('a', 'ping', ['-c', '1', '-W', '1', '10.64.0.0'])).code === 0
+  const pings = () => rig.pings('a', '10.64.0.0')
 
   beforeAll(async () => {
     rig = await MeshRig.open('nsmh', ['s', 'a', 'b'])
     const join = await rig.file('join-a', await rig.serve())
-    const connected = await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '20s', '--join', join)
+    const connected = await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '60s', '--join', join)
     expect(connected.code, connected.err).toBe(0)
   })
 
@@ -28,6 +28,19 @@ describe.skipIf(why !== undefined)(`a connection that heals, in namespaces${why 
     await unblock()
     await becomes('up')
     expect((await view())?.addresses).toEqual(['10.64.0.1/32'])
+    expect(await pings()).toBe(true)
+  })
+
+  test('an interface that was set down and up has its routes again', async () => {
+    const routes = async () => (await rig.inside('a', 'ip', ['route', 'show', 'table', '28275'])).out
+    const { interfaceName = '', state } = (await view()) ?? {}
+    const before = await routes()
+    expect([state, before.includes(interfaceName)]).toEqual(['up', true])
+    await rig.inside('a', 'ip', ['link', 'set', interfaceName, 'down'])
+    expect(await routes()).not.toContain(interfaceName)
+    expect(await rig.reaches('a', '10.64.0.0')).toBe(false)
+    await rig.inside('a', 'ip', ['link', 'set', interfaceName, 'up'])
+    await eventually(async () => (await routes()) === before)
     expect(await pings()).toBe(true)
   })
 

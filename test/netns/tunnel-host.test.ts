@@ -1,10 +1,14 @@
+import { execFileSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
+import { writeFileSync } from 'node:fs'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { createLog, silentLog } from '../../src/base/log.ts'
 import { libc } from '../../src/tunnel/sys/libc.ts'
 import { loadKoffi } from '../../src/tunnel/sys/native.ts'
 import {
   configureInterface,
+  type HostChanges,
+  openHostChanges,
   readHostNetwork,
   removeInterface,
   routeTo,
@@ -18,12 +22,12 @@ import { LinuxUdpSocket } from '../../src/tunnel/udp-linux-socket.ts'
 import { generatePrivateKey } from '../../src/tunnel/wireguard/engine.ts'
 import { send, testMemory, tunContract } from '../tunnel/contracts.ts'
 import { internetChecksum, udpPacket } from '../tunnel/wireguard/packets.ts'
-import { enterNamespace, inside, makeNamespaces, removeNamespaces, sh, whyNot } from './tunnel-network.ts'
+import { enterNamespace, inside, makeNamespaces, ownName, removeNamespaces, sh, whyNot } from './tunnel-network.ts'
 
 /* The machine's side of a tunnel; this thread itself is inside a namespace. */
 
 const reason = whyNot()
-const [namespace, bridge] = ['nsmt-host', 'nsmt-hostbr'] as const
+const [namespace, bridge] = [ownName('nsmt-host'), ownName('nsmt-hostbr')]
 
 describe.skipIf(reason)(`host network in a namespace${reason ? `: skipped, ${reason}` : ''}`, () => {
   let leave = () => {}
@@ -66,6 +70,49 @@ describe.skipIf(reason)(`host network in a namespace${reason ? `: skipped, ${rea
     await sh('ip', 'route', 'add', '198.51.100.0/24', 'via', '192.0.2.9')
     const { routes } = await readHostNetwork()
     expect(routes).toContainEqual({ interfaceName: 'eth0', prefix: '198.51.100.0/24', gateway: '192.0.2.9' })
+  })
+
+  /** The kernel finishes its own addresses a second after an interface came up. */
+  const quiet = (changes: HostChanges) => expect.poll(() => changes.any()).toBe(false)
+
+  test('openHostChanges tells of addresses, routes and interfaces of both families, each time once', async () => {
+    const changes = await openHostChanges()
+    try {
+      await quiet(changes)
+      for (const change of [
+        'address add 192.0.2.77/32 dev eth0',
+        'address del 192.0.2.77/32 dev eth0',
+        '-6 address add fd99::77/128 dev eth0 nodad',
+        'route add 203.0.113.0/24 dev eth0',
+        'route del 203.0.113.0/24',
+        '-6 route add fd77::/64 dev eth0',
+        'link set lo mtu 65000',
+        'link add nsmhc0 type veth peer name nsmhc1',
+      ]) {
+        await sh('ip', ...change.split(' '))
+        expect([change, changes.any()]).toEqual([change, true])
+      }
+      await sh('ip', 'link', 'del', 'nsmhc0')
+      expect(changes.any()).toBe(true)
+      await quiet(changes)
+    } finally {
+      changes.close()
+    }
+  })
+
+  test('openHostChanges tells also of more changes than the kernel keeps', async () => {
+    const changes = await openHostChanges()
+    const batch = (verb: string) =>
+      Array.from({ length: 4_000 }, (_, i) => `route ${verb} 10.${i >> 8}.${i & 255}.0/24 dev eth0\n`).join('')
+    try {
+      for (const verb of ['add', 'del']) {
+        execFileSync('ip', ['-batch', '-'], { input: batch(verb) })
+        expect(changes.any()).toBe(true)
+        await quiet(changes)
+      }
+    } finally {
+      changes.close()
+    }
   })
 
   test('configureInterface sets address, route and MTU, says the commands, and its undo takes all back', async () => {
@@ -199,7 +246,10 @@ describe.skipIf(reason)(`host network in a namespace${reason ? `: skipped, ${rea
       async () => {
         const tun = open('nsm0', superPackets)
         const memory = testMemory()
-        const undo = await configureInterface({ ...settings, routes: ['10.64.0.0/16'] }, silentLog)
+        // With IPv6 the kernel sends reports of its own, when it likes.
+        writeFileSync('/proc/sys/net/ipv6/conf/nsm0/disable_ipv6', '1')
+        const ipv4 = { ...settings, addresses: ['10.64.0.2/32'], routes: ['10.64.0.0/16'] }
+        const undo = await configureInterface(ipv4, silentLog)
         const socket = createSocket('udp4')
         tuns.push(socket)
         const got: Buffer[] = []

@@ -32,6 +32,37 @@ export async function inside(namespace: string, program: string, ...args: readon
   return sh('ip', 'netns', 'exec', namespace, program, ...args)
 }
 
+/** The name with this process's own end: no other run on this machine has it. At most 8 letters, for an interface. */
+export function ownName(name: string): string {
+  return `${name}${process.pid}`
+}
+
+/** Pings three times; gives the numbers of the first three packets that were answered: 1, 2, 3 when none was lost. */
+export function pings(namespace: string, to: string, ...more: readonly string[]): Promise<readonly number[]> {
+  return answeredPings(namespace, { to, count: 3, everySeconds: 0.2 }, ...more)
+}
+
+/**
+ * Pings until so many were answered, and gives the numbers of those, however late the answers came. Without `-w`, ping(8)
+ * waits for the last one no longer than between two.
+ */
+export async function answeredPings(
+  namespace: string,
+  { to, count, everySeconds }: { readonly to: string; readonly count: number; readonly everySeconds: number },
+  ...more: readonly string[]
+): Promise<readonly number[]> {
+  const args = ['-c', `${count}`, '-i', `${everySeconds}`, '-w', '120', ...more, to]
+  const said = await inside(namespace, 'ping', ...args).catch((error) => String(error.stdout))
+  return answeredOf(said).slice(0, count)
+}
+
+/** The numbers of the packets that were answered, as ping(8) says. */
+export function answeredOf(said: string): readonly number[] {
+  return [...said.matchAll(/ bytes from .* icmp_seq=(\d+) /g)]
+    .map(([, number]) => Number(number))
+    .toSorted((a, b) => a - b)
+}
+
 /** Namespaces joined by one bridge in a namespace of its own: 192.0.2.N/24 and fd99::N/64, N from 1. */
 export async function makeNamespaces(names: readonly string[], bridge: string): Promise<void> {
   await sh('ip', 'netns', 'add', bridge)

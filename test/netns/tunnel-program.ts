@@ -94,7 +94,7 @@ async function startMember(): Promise<Side> {
   const { interfaceName, mtuBytes, addresses, routes, singlePackets } = config
   const tunnel = await openTunnel({ ...common, interfaceName, mtuBytes, peers, singlePackets })
   await configureInterface({ interfaceName, addresses, routes, mtuBytes }, log)
-  const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(10_000))
+  const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(120_000))
   const { listenPort, failed } = tunnel
   const connect = connectBySystem
   return { listenPort, failed, stats: () => tunnel.stats(), close: () => tunnel.close(), handshake, connect }
@@ -103,7 +103,7 @@ async function startMember(): Promise<Side> {
 async function startRootless(): Promise<Side> {
   const { mtuBytes, addresses } = config
   const tunnel = await openRootlessTunnel({ ...common, mtuBytes, peers, addresses })
-  const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(10_000))
+  const handshake = (key: string) => tunnel.handshake(fromBase64(key), AbortSignal.timeout(120_000))
   return { ...tunnel, handshake, connect: (to) => tunnel.net.connect(to) }
 }
 

@@ -4,13 +4,13 @@ import { keyToBase64 } from '../../src/tunnel/key-text.ts'
 import { openShownTunnel } from '../../src/tunnel/shown-tunnel.ts'
 import type { Tunnel } from '../../src/tunnel/tunnels.ts'
 import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys.ts'
-import { enterNamespace, inside, makeNamespaces, removeNamespaces, whyNot } from './tunnel-network.ts'
+import { enterNamespace, inside, makeNamespaces, ownName, removeNamespaces, whyNot } from './tunnel-network.ts'
 import { hasWg } from './wireguard-peers.ts'
 
 /* The tunnel of a connection, as wg(8) sees it; this thread itself is inside a namespace. */
 
 const reason = whyNot() ?? (hasWg ? undefined : 'needs wg')
-const [namespace, bridge, name] = ['nsmh-shown', 'nsmh-shbr', 'nsmhshown'] as const
+const [namespace, bridge, name] = [ownName('nsmh-shown'), ownName('nsmh-shbr'), ownName('nsmhs')]
 const privateKey = generatePrivateKey()
 const peer = {
   publicKey: publicKeyOf(generatePrivateKey()),

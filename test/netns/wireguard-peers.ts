@@ -1,8 +1,10 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { vi } from 'vitest'
+import { nsmProgram } from '../../scripts/nsm-program.ts'
 import { keyToBase64 } from '../../src/tunnel/key-text.ts'
 import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys.ts'
 import { inside } from './tunnel-network.ts'
@@ -68,6 +70,17 @@ export class Files {
   }
 }
 
+/** The command in a namespace, with its state in `dir`; gives exit code and both outputs. */
+export async function nsmIn(namespace: string, dir: string, ...args: readonly string[]) {
+  const places = { NSM_STATE_DIR: join(dir, 'state'), NSM_RUNTIME_DIR: join(dir, 'run') }
+  const env = { ...process.env, ...places, NSM_RESOLV_CONF: join(dir, 'resolv.conf') }
+  const result = promisify(execFile)('ip', ['netns', 'exec', namespace, nsmProgram, ...args], { env, encoding: 'utf8' })
+  return result.then(
+    ({ stdout, stderr }) => ({ code: 0, out: stdout, err: stderr }),
+    ({ code, stdout, stderr }) => ({ code, out: String(stdout), err: String(stderr) }),
+  )
+}
+
 /** A peer that runs in a namespace: interface, addresses, routes, set by wg(8) and ip(8). */
 export class WireguardPeer {
   readonly #program: WireguardProgram
@@ -84,7 +97,7 @@ export class WireguardPeer {
   /** Starts it, then sets keys and peers, addresses and routes. */
   async start(config: string, addresses: readonly string[], routes: readonly string[]): Promise<void> {
     const name = this.#interfaceName
-    await vi.waitFor(() => this.#answers(), { timeout: 10_000, interval: 100 })
+    await vi.waitFor(() => this.#answers(), { timeout: 120_000, interval: 100 })
     await this.wg('setconf', name, config)
     for (const address of addresses) await this.#ip('address', 'add', address, 'dev', name)
     await this.#ip('link', 'set', name, 'up', 'mtu', '1420')
@@ -104,7 +117,7 @@ export class WireguardPeer {
 
   /** Runs wg(8) where the peer is. */
   wg(...args: readonly string[]): Promise<string> {
-    return inside(this.#namespace, 'timeout', '5', 'wg', ...args)
+    return inside(this.#namespace, 'timeout', '60', 'wg', ...args)
   }
 
   /** Ends it and waits. */

@@ -168,7 +168,7 @@ test.skipIf(process.platform !== 'linux')(
     const script = `import { openHub } from ${source('hub.ts')}; import { generatePrivateKey } from ${source('wireguard/keys.ts')}
     await openHub({ privateKey: generatePrivateKey(), listenAddress: '::', listenPort: 0, gateways: [], localUdpPorts: [], onLocalPacket() {} })
     process.exit(7)`
-    const child = promisify(execFile)(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000 })
+    const child = promisify(execFile)(process.execPath, ['--input-type=module', '-e', script], { timeout: 120_000 })
     await expect(child).rejects.toMatchObject({ code: 7 })
   },
 )

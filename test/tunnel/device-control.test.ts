@@ -41,6 +41,11 @@ class TunnelDouble implements ControlledTunnel {
     this.listenPort = listenPort || 41_000
   }
 
+  async setMark(fwmark: number) {
+    if (fwmark === 1) throw new NsmError('PERMISSION', 'cannot mark packets with 1: EPERM', 'x')
+    this.did.push(`mark ${fwmark}`)
+  }
+
   async stats() {
     return { peers: this.peerStats, counters: {} }
   }
@@ -50,7 +55,7 @@ const nameOf = (key: Uint8Array) => (keyToHex(key) === keyToHex(alice) ? 'alice'
 
 function control(settings: Partial<DeviceSettings> = {}) {
   const tunnel = new TunnelDouble()
-  const whole = { privateKey: ownKey, listenPort: 0, peers: [peerOf(alice, 1), peerOf(bob, 2)], ...settings }
+  const whole = { privateKey: ownKey, listenPort: 0, fwmark: 0, peers: [peerOf(alice, 1), peerOf(bob, 2)], ...settings }
   return { tunnel, device: new DeviceControl(tunnel, whole, { wallMs: () => 1_700_000_000_250 }) }
 }
 
@@ -64,6 +69,7 @@ describe('DeviceControl', () => {
         rttMs: 1,
         receivedBytes: 7,
         sentBytes: 8,
+        spoofed: 0,
         endpoint: { address: 'fd00::1', port: 9 },
       },
     ]
@@ -97,7 +103,7 @@ describe('DeviceControl', () => {
   test('tells one handshake as the same moment, whatever the ticks make of its age', async () => {
     const { tunnel, device } = control({ peers: [peerOf(bob, 2)] })
     const at = async (lastHandshakeAgeMs: number | undefined) => {
-      const traffic = { rttMs: undefined, receivedBytes: 0, sentBytes: 0, endpoint: undefined }
+      const traffic = { rttMs: undefined, receivedBytes: 0, sentBytes: 0, spoofed: 0, endpoint: undefined }
       tunnel.peerStats = [{ publicKey: keyToBase64(bob), lastHandshakeAgeMs, ...traffic }]
       return (await device.get()).find((line) => line.startsWith('last_handshake_time_sec='))?.split('=')[1]
     }
@@ -145,10 +151,29 @@ describe('DeviceControl', () => {
     expect(device.settings.listenPort).toBe(4_500)
   })
 
+  test('marks packets anew and tells the mark', async () => {
+    const { tunnel, device } = control({ peers: [] })
+    expect(await device.set(['fwmark=4294967295'])).toBe(0)
+    expect(await device.get()).toEqual([`private_key=${keyToHex(ownKey)}`, 'listen_port=40000', 'fwmark=4294967295'])
+    expect(await device.set(['fwmark=4294967295'])).toBe(0)
+    expect(await device.set(['fwmark=0'])).toBe(0)
+    expect(await device.get()).toHaveLength(2)
+    expect(tunnel.did).toEqual(['mark 4294967295', 'mark 0'])
+  })
+
+  test('a mark that the system refuses is EPERM, one beside a taken port is as before, and nothing has changed', async () => {
+    const { tunnel, device } = control()
+    expect(await device.set(['fwmark=1', 'listen_port=4500', 'replace_peers=true'])).toBe(errno.EPERM)
+    expect(tunnel.did).toEqual([])
+    expect(await device.set(['fwmark=7', 'listen_port=1'])).toBe(errno.EADDRINUSE)
+    expect(tunnel.did).toEqual(['mark 7', 'mark 0'])
+    expect(device.settings).toMatchObject({ fwmark: 0, listenPort: 40_000, peers: [{}, {}] })
+  })
+
   test('leaves a peer that moved where it is heard, until a request names another place', async () => {
     const { tunnel, device } = control({ peers: [peerOf(alice, 1)] })
     const moved = { address: '198.51.100.1', port: 7 }
-    const stats = { lastHandshakeAgeMs: 1, rttMs: 1, receivedBytes: 0, sentBytes: 0 }
+    const stats = { lastHandshakeAgeMs: 1, rttMs: 1, receivedBytes: 0, sentBytes: 0, spoofed: 0 }
     tunnel.peerStats = [{ publicKey: keyToBase64(alice), ...stats, endpoint: moved }]
     await device.set(['listen_port=4500'])
     expect(tunnel.endpoints).toEqual([moved])
@@ -158,7 +183,7 @@ describe('DeviceControl', () => {
 
   test('pulls back a peer that moved when a request names the place it was opened with', async () => {
     const { tunnel, device } = control({ peers: [peerOf(alice, 1)] })
-    const stats = { lastHandshakeAgeMs: 1, rttMs: 1, receivedBytes: 0, sentBytes: 0 }
+    const stats = { lastHandshakeAgeMs: 1, rttMs: 1, receivedBytes: 0, sentBytes: 0, spoofed: 0 }
     const endpoint = { address: '198.51.100.1', port: 7 }
     tunnel.peerStats = [{ publicKey: keyToBase64(alice), ...stats, endpoint }]
     await device.set([publicKeyLine(alice), 'endpoint=198.51.100.1:7'])

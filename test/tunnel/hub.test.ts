@@ -3,6 +3,7 @@ import { openHub } from '../../src/tunnel/hub.ts'
 import { loadPlatform } from '../../src/tunnel/tun/open.ts'
 import { prepareTunnel } from '../../src/tunnel/tunnels.ts'
 import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/engine.ts'
+import { freePort } from '../support/free-port.ts'
 import { addresses, ask, createMachine, type Machine } from './machines.ts'
 import { echoRequest, udpPacket } from './wireguard/packets.ts'
 
@@ -14,12 +15,12 @@ afterEach(async () => {
   for (const thing of toClose.splice(0).reverse()) await thing.close()
 })
 
-async function start(onLocalPacket: (packet: Uint8Array) => void = () => {}) {
+async function start(onLocalPacket: (packet: Uint8Array) => void = () => {}, listenPort = 0) {
   const privateKey = generatePrivateKey()
   const hub = await openHub({
     privateKey,
     listenAddress: '::',
-    listenPort: 0,
+    listenPort,
     gateways: [addresses.gateway4, addresses.gateway6],
     localUdpPorts: [53],
     onLocalPacket,
@@ -50,7 +51,7 @@ async function until(member: Machine, holds: () => boolean): Promise<void> {
         member.pump.turn()
         return holds()
       },
-      { timeout: 10_000, interval: 5 },
+      { interval: 5 },
     )
     .toBe(true)
 }
@@ -123,7 +124,7 @@ describe.skipIf(!onLinux)(`openHub${onLinux ? '' : ': skipped, needs Linux'}`, (
   })
 
   test('close is idempotent, frees the port, and later requests are refused', async () => {
-    const { hub } = await start()
+    const { hub } = await start(undefined, await freePort())
     await hub.close()
     await hub.close()
     await expect(hub.stats()).rejects.toMatchObject({ code: 'NOT_READY' })
@@ -134,11 +135,10 @@ describe.skipIf(!onLinux)(`openHub${onLinux ? '' : ': skipped, needs Linux'}`, (
   test('a bad key is USAGE and leaves the port free', async () => {
     const settings = { listenAddress: '::', gateways: [], localUdpPorts: [], onLocalPacket: () => {} }
     const { openUdp } = await loadPlatform()
-    const probe = openUdp({ address: '::', port: 0 })
-    probe.close()
-    const bad = openHub({ ...settings, privateKey: new Uint8Array(3), listenPort: probe.port })
+    const port = await freePort()
+    const bad = openHub({ ...settings, privateKey: new Uint8Array(3), listenPort: port })
     await expect(bad).rejects.toMatchObject({ code: 'USAGE' })
-    openUdp({ address: '::', port: probe.port }).close()
+    openUdp({ address: '::', port }).close()
   })
 
   test('an aborted start leaves nothing behind', async () => {

@@ -27,6 +27,8 @@ export interface Machine {
   readonly locals: Uint8Array[]
   /** What the worker would tell the main thread. */
   readonly said: WorkerMessage[]
+  /** Bursts from the network that had packets for the device. */
+  heard(): number
 }
 
 /** What a machine is made from; a socket of the test's own takes the place of the network's. */
@@ -47,12 +49,14 @@ export function createMachine(plan: MachinePlan): Machine {
   const socket = plan.openSocket(engine)
   const locals: Uint8Array[] = []
   const said: WorkerMessage[] = []
+  let bursts = 0
   const pump = createPump({
     engine,
     socket,
     clock,
     ...(plan.kind === 'member' ? { device } : {}),
     onLocal: (packet) => locals.push(packet),
+    onHeard: () => void bursts++,
     onHandshakes: () => requests.answerHandshakes(),
     onEvents: (events) => sockets.tell(events),
   })
@@ -62,7 +66,17 @@ export function createMachine(plan: MachinePlan): Machine {
   })
   const counters = () => ({ ...socket.counters(), ...device.counters() })
   const requests = new Requests({ engine, pump, clock, say: (message) => said.push(message), sockets, counters })
-  return { publicKey: publicKeyOf(privateKey), engine, device, pump, requests, clock, locals, said }
+  return {
+    publicKey: publicKeyOf(privateKey),
+    engine,
+    device,
+    pump,
+    requests,
+    clock,
+    locals,
+    said,
+    heard: () => bursts,
+  }
 }
 
 /** Two members and the hub between them, in one process. */

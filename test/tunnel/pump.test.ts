@@ -115,6 +115,26 @@ describe('Pump', () => {
     expect(star.alice.pump.tick()).toBe(250)
   })
 
+  test('tick runs the timers a little early when the loop is awake anyway, and is not woken for them again', async () => {
+    star.alice.pump.tick()
+    await star.alice.clock.advance(199)
+    expect(star.alice.pump.tick()).toBe(51)
+    await star.alice.clock.advance(1)
+    expect(star.alice.pump.tick()).toBe(250)
+  })
+
+  test('onHeard tells of packets that came in for the device: of no handshake, no keepalive, and nothing of its own', () => {
+    const before = star.alice.heard()
+    star.alice.device.inject(echoRequest({ from: addresses.alice4, to: addresses.gateway4 }))
+    star.alice.pump.turn()
+    expect(star.alice.heard()).toBe(before)
+    star.settle()
+    expect(star.alice.heard()).toBe(before + 1)
+    ask(star.alice, 3, { kind: 'handshake', publicKey: star.hub.publicKey })
+    star.settle()
+    expect(star.alice.heard()).toBe(before + 1)
+  })
+
   test('an initiation that was lost is sent again by the timers', async () => {
     const silent = createMachine({
       kind: 'member',

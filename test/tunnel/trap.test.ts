@@ -1,4 +1,5 @@
 import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { type Hub, openHub } from '../../src/tunnel/hub.ts'
 import { openRootlessTunnel } from '../../src/tunnel/rootless.ts'
@@ -49,12 +50,15 @@ describe.skipIf(process.platform !== 'linux')('a trap in the module (needs Linux
     const heard: unknown[] = []
     socket.on('message', (message) => heard.push(message))
     socket.on('error', () => {})
-    socket.send(new Uint8Array(148), opened.listenPort, '127.0.0.1')
+    // Connected, it hears the hub alone.
+    socket.connect(opened.listenPort, '127.0.0.1')
+    await once(socket, 'connect')
+    socket.send(new Uint8Array(148))
     expect(await opened.failed).toMatchObject({
       code: 'BUG',
       message: expect.stringContaining('the WireGuard engine failed'),
     })
-    socket.send(new Uint8Array(148), opened.listenPort, '127.0.0.1')
+    socket.send(new Uint8Array(148))
     await opened.close()
     expect(heard).toEqual([])
     socket.close()

@@ -3,17 +3,18 @@ import { describe, expect, test } from 'vitest'
 import { keyToHex } from '../../src/tunnel/key-text.ts'
 import { errno } from '../../src/tunnel/sys/errno.ts'
 import { applySet, type DeviceSettings } from '../../src/tunnel/uapi-set.ts'
-import { generatePrivateKey } from '../../src/tunnel/wireguard/keys.ts'
+import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys.ts'
 
 const [privateKey, alice, bob, shared] = [1, 2, 3, 4].map(() => generatePrivateKey())
 const hex = (key: Uint8Array | undefined) => keyToHex(key ?? new Uint8Array())
-const nothing: DeviceSettings = { privateKey, listenPort: 0, peers: [] }
+const nothing: DeviceSettings = { privateKey, listenPort: 0, fwmark: 0, peers: [] }
 const zeros = '0'.repeat(64)
 
 /** Both peers as they are at first. */
 const both: DeviceSettings = {
   privateKey,
   listenPort: 51_820,
+  fwmark: 0,
   peers: [alice, bob].map((publicKey = new Uint8Array(), i) => ({
     publicKey,
     keepaliveSeconds: 25,
@@ -34,7 +35,7 @@ describe('applySet', () => {
       nothing,
       `private_key=${hex(bob)}`,
       'listen_port=4500',
-      'fwmark=0',
+      'fwmark=51820',
       'replace_peers=true',
       `public_key=${hex(alice)}`,
       `preshared_key=${hex(shared)}`,
@@ -48,6 +49,7 @@ describe('applySet', () => {
     expect(set).toEqual({
       privateKey: bob,
       listenPort: 4_500,
+      fwmark: 51_820,
       peers: [
         {
           publicKey: alice,
@@ -95,6 +97,18 @@ describe('applySet', () => {
     expect(settingsAfter(both, `public_key=${hex(alice)}`, ...lines).peers[0]).toMatchObject({ keepaliveSeconds: 1 })
   })
 
+  test('a private key is told as it is used, and a peer with its public key is passed over', () => {
+    const set = settingsAfter(both, `private_key=${'ff'.repeat(32)}`)
+    expect(hex(set.privateKey)).toBe(`f8${'ff'.repeat(30)}7f`)
+    const twin = generatePrivateKey()
+    const peer = [`public_key=${hex(publicKeyOf(twin))}`, 'allowed_ip=10.0.0.0/24']
+    const [self, ...others] = settingsAfter(both, ...peer).peers.toReversed()
+    expect(self).toMatchObject({ allowedPrefixes: ['10.0.0.0/24'] })
+    expect(others).toHaveLength(2)
+    expect(settingsAfter(both, `private_key=${hex(twin)}`, ...peer).peers).toEqual(both.peers)
+    expect(settingsAfter(settingsAfter(both, ...peer), `private_key=${hex(twin)}`).peers).toHaveLength(2)
+  })
+
   test('a key of zeros is no key', () => {
     expect(settingsAfter(both, `private_key=${zeros}`).privateKey).toBeUndefined()
     const keyed = settingsAfter(both, `public_key=${hex(alice)}`, `preshared_key=${hex(shared)}`)
@@ -105,14 +119,16 @@ describe('applySet', () => {
   })
 
   test.each([
-    ['a line without =', 'private_key'],
     ['an unknown key', 'color=red'],
     ['a key of Object.prototype', 'constructor=1'],
     ['a short private key', 'private_key=00'],
     ['a private key that is no hex', `private_key=${'g'.repeat(64)}`],
     ['a port above 65535', 'listen_port=65536'],
     ['a port below 0', 'listen_port=-1'],
-    ['a mark of its own', 'fwmark=1'],
+    ['a line without a name', '=1'],
+    ['a mark above 32 bits', 'fwmark=4294967296'],
+    ['a mark that is no decimal number', 'fwmark=0x10'],
+    ['no mark', 'fwmark='],
     ['replace_peers=false', 'replace_peers=false'],
     ["a peer's key before a peer", 'allowed_ip=10.0.0.0/8'],
     ['a public key that is none', 'public_key=1'],
@@ -132,6 +148,15 @@ describe('applySet', () => {
     ['remove=false', 'remove=false'],
   ])("refuses a peer's line with %s with EINVAL", (_what, line) => {
     expect(applySet([`public_key=${hex(alice)}`, line], both)).toBe(errno.EINVAL)
+  })
+
+  test('a line without = is EPROTO', () => {
+    expect(applySet(['listen_port=1', 'private_key'], both)).toBe(errno.EPROTO)
+  })
+
+  test('what is said of a peer after its removal is for nobody', () => {
+    const lines = [`public_key=${hex(alice)}`, 'remove=true', 'allowed_ip=10.0.1.0/24']
+    expect(settingsAfter(both, ...lines).peers).toEqual([both.peers[1]])
   })
 
   test('refuses more peers than an engine holds with ENOSPC', () => {

@@ -1,3 +1,5 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { loadPlatform } from '../../src/tunnel/tun/open.ts'
 import { MemoryNetwork } from '../../src/tunnel/udp-memory.ts'
@@ -54,6 +56,25 @@ describe.skipIf(!onLinux)(`on Linux${skipped}`, async () => {
     expect(all).toEqual(Array.from({ length: 40 }, (_, i) => `message ${i}`))
     close()
   })
+
+  const isRoot = process.getuid?.() === 0
+  const needsSetpriv = isRoot && !existsSync('/usr/bin/setpriv')
+  test.skipIf(needsSetpriv)(
+    `a mark without CAP_NET_ADMIN is PERMISSION${needsSetpriv ? ': skipped, needs setpriv' : ''}`,
+    () => {
+      const module = new URL('../../src/tunnel/udp-linux.ts', import.meta.url)
+      const script = `const { openUdp } = await import(${JSON.stringify(module)})
+      const udp = openUdp({ address: '::', port: 0 })
+      try { udp.setMark(7) } catch ({ code, message, next }) { console.log(JSON.stringify({ code, message, next })) }`
+      const node = [process.execPath, '--input-type=module', '-e', script]
+      const [command = '', ...args] = isRoot ? ['setpriv', '--bounding-set', '-net_admin,-net_raw', ...node] : node
+      expect(JSON.parse(execFileSync(command, args, { encoding: 'utf8' }))).toEqual({
+        code: 'PERMISSION',
+        message: 'cannot mark packets with 7: EPERM',
+        next: 'run it as root or give it CAP_NET_ADMIN',
+      })
+    },
+  )
 
   test('openUdp on a taken port is CONFLICT and names the port', () => {
     const first = openUdp({ address: '127.0.0.1', port: 0 })

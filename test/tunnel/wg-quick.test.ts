@@ -33,7 +33,7 @@ describe('parseWgQuick', () => {
       DNS = 10.9.0.1, corp.example
       DNS = fd09::1
       Table = off
-      FwMark = off
+      FwMark = 0xCA6C
       SaveConfig = false
 
       [Peer]
@@ -47,6 +47,7 @@ describe('parseWgQuick', () => {
       privateKey: Uint8Array.from(Buffer.from(own, 'base64')),
       addresses: ['10.9.0.2/24', 'fd09::2/64', '10.9.1.2/32'],
       listenPort: 51_820,
+      fwmark: 51_820,
       mtuBytes: 1_380,
       hasRoutes: false,
       dnsServers: ['10.9.0.1', 'fd09::1'],
@@ -65,7 +66,14 @@ describe('parseWgQuick', () => {
 
   test('needs no more than a private key, and peers no more than a public one', () => {
     const file = parseWgQuick(`[Interface]\nPrivateKey=${own}\n[Peer]\nPublicKey=${peer}\nAllowedIPs=`, 'f')
-    expect(file).toMatchObject({ addresses: [], listenPort: 0, mtuBytes: undefined, hasRoutes: true, dnsServers: [] })
+    expect(file).toMatchObject({
+      addresses: [],
+      listenPort: 0,
+      fwmark: 0,
+      mtuBytes: undefined,
+      hasRoutes: true,
+      dnsServers: [],
+    })
     expect(file.peers).toMatchObject([{ keepaliveSeconds: 0, allowedPrefixes: [] }])
     expect(file.peers[0]).not.toHaveProperty('endpoint')
   })
@@ -77,6 +85,15 @@ describe('parseWgQuick', () => {
   ])('reads the endpoint %s', (text, endpoint) => {
     const file = parseWgQuick(`[Interface]\nPrivateKey=${own}\n[Peer]\nPublicKey=${peer}\nEndpoint=${text}`, 'f')
     expect(file.peers[0]?.endpoint).toEqual(endpoint)
+  })
+
+  test.each([
+    ['off', 0],
+    ['0', 0],
+    ['0x0', 0],
+    ['4294967295', 0xffff_ffff],
+  ])('reads FwMark = %s as %i', (text, fwmark) => {
+    expect(parseWgQuick(`[Interface]\nPrivateKey=${own}\nFwMark=${text}`, 'f')).toMatchObject({ fwmark })
   })
 
   const interfaceLine = (line: string) => `[Interface]\nPrivateKey = ${own}\n${line}`
@@ -93,7 +110,8 @@ describe('parseWgQuick', () => {
     ['a command', interfaceLine('PostUp = iptables -A INPUT'), 3, 'PostUp is a command, and nsm runs none'],
     ['another command', interfaceLine('PreDown = true'), 3, 'PreDown is a command'],
     ['a number for Table', interfaceLine('Table = 51820'), 3, 'Table is auto or off'],
-    ['a mark', interfaceLine('FwMark = 0x51'), 3, 'FwMark cannot be chosen'],
+    ['a mark above 32 bits', interfaceLine('FwMark = 0x100000000'), 3, 'FwMark is off or a number of 32 bits'],
+    ['a mark that is no number', interfaceLine('FwMark = ca6c'), 3, 'FwMark is off or a number of 32 bits'],
     ['SaveConfig', interfaceLine('SaveConfig = true'), 3, 'SaveConfig is not supported'],
     ['servers without domains', interfaceLine('DNS = 1.1.1.1'), 3, 'DNS needs servers and the domains'],
     ['domains without servers', interfaceLine('DNS = corp.example'), 3, 'DNS needs servers and the domains'],

@@ -14,6 +14,7 @@ export const errno = {
   ENODEV: 19,
   EINVAL: 22,
   ENOSPC: 28,
+  EPROTO: 71,
   EBADFD: 77,
   EMSGSIZE: 90,
   EOPNOTSUPP: 95,

@@ -18,6 +18,7 @@ export interface Libc {
   setsockopt(fd: number, level: number, option: number, pointer: number, bytes: number): number
   sendmmsg(fd: number, pointer: number, count: number, flags: number): number
   recvmmsg(fd: number, pointer: number, count: number, flags: number, timeoutPointer: number): number
+  clockGettime(clock: number, pointer: number): number
   errno(): number
   /** The address of memory outside the JavaScript heap, which never moves. */
   addressOf(bytes: Uint8Array): number
@@ -50,6 +51,7 @@ function bind(): Libc {
     recvmmsg: library.func(
       'int recvmmsg(int fd, uintptr_t messages, unsigned int count, int flags, uintptr_t timeout)',
     ),
+    clockGettime: library.func('int clock_gettime(int clock, uintptr_t time)'),
     errno: () => koffi.errno(),
     addressOf: (bytes) => Number(koffi.address(bytes)),
   }

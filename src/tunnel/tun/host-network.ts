@@ -13,6 +13,13 @@ export interface HostNetwork {
   readonly interfaceNames: readonly string[]
 }
 
+/** Tells whether interfaces, addresses or routes of this network namespace change. */
+export interface HostChanges {
+  /** True when something changed since the last call, or since it was opened. */
+  any(): boolean
+  close(): void
+}
+
 /**
  * Ours: number of the tunnels' routing table, of the rule that leads to it, and of the mark on the tunnels' own UDP
  * packets, which the rule passes over [security E5, E6]. "ns" in ASCII.

@@ -2,15 +2,20 @@ import { NsmError } from '../../base/errors.ts'
 import type { Log } from '../../base/log.ts'
 import { type Undo, UndoStack } from '../../base/undo.ts'
 import { errno, systemError } from '../sys/errno.ts'
-import type { HostNetwork, InterfaceSettings } from './host-network.ts'
+import type { HostChanges, HostNetwork, InterfaceSettings } from './host-network.ts'
 import { addedTo, type Change, commandOf, findConflict, inverseOf, planChanges } from './host-plan.ts'
 import { loadPlatform } from './open.ts'
 
-export type { HostNetwork, InterfaceSettings, Route } from './host-network.ts'
+export type { HostChanges, HostNetwork, InterfaceSettings, Route } from './host-network.ts'
 
 /** Reads addresses, unicast routes and interface names of this network namespace. */
 export async function readHostNetwork(): Promise<HostNetwork> {
   return (await loadPlatform()).readNetwork()
+}
+
+/** Listens to changes of what `readHostNetwork` reads. */
+export async function openHostChanges(): Promise<HostChanges> {
+  return (await loadPlatform()).openHostChanges()
 }
 
 /**

@@ -4,6 +4,7 @@ import { type FilterSocket, openFilter } from '../sys/netfilter.ts'
 import type { Fence, Fenced } from './host-network.ts'
 import { tableOf } from './host-plan.ts'
 import { fenceChanges, unfenceChanges } from './linux-filter.ts'
+import { dropMarkRules } from './linux-marks.ts'
 import { changeTableRoute, dropUnusedRules, readTables } from './linux-table.ts'
 
 /** Guards in our routing table, and tables of the packet filter that end with this process. */
@@ -92,6 +93,7 @@ export function removeLeftGuards(): readonly string[] {
     const left = guards.filter((prefix) => !tunnels.includes(prefix))
     for (const prefix of left) changeTableRoute({ prefix, toIndex: 'nowhere' }, false)
     dropUnusedRules(family)
+    if (tunnels.length === 0) dropMarkRules(family)
     return left
   })
 }

@@ -21,7 +21,8 @@ export interface PeerStats {
   readonly rttMs: number | undefined
   readonly receivedBytes: number
   readonly sentBytes: number
-  readonly lossRatio: number
+  /** Packets from a source that is not its own. */
+  readonly spoofed: number
   readonly endpoint: SocketAddress | undefined
 }
 
@@ -102,7 +103,7 @@ const noStats: PeerStats = {
   rttMs: undefined,
   receivedBytes: 0,
   sentBytes: 0,
-  lossRatio: 0,
+  spoofed: 0,
   endpoint: undefined,
 }
 
@@ -114,7 +115,7 @@ function readStats(raw: Uint8Array): PeerStats {
     rttMs: known(view.getFloat64(8, true)),
     receivedBytes: view.getFloat64(16, true),
     sentBytes: view.getFloat64(24, true),
-    lossRatio: view.getFloat64(32, true),
+    spoofed: view.getFloat64(32, true),
     endpoint: readSockaddr(raw.subarray(40, 72)),
   }
 }

@@ -15,7 +15,7 @@ import { keyBytes, requireKey } from './keys.ts'
 export type { Descriptors, InputRing } from './engine-layout.ts'
 export type { PeerSettings, PeerStats } from './engine-peers.ts'
 export { type Datagram, type EngineStack, type SocketEvent, socketNews } from './engine-stack.ts'
-export { generatePrivateKey, publicKeyOf } from './keys.ts'
+export { clamped, generatePrivateKey, publicKeyOf } from './keys.ts'
 
 /* Outbound: TUN -> deviceReads -> fromDevice -> sends -> UDP.   Inbound: UDP -> received -> fromNetwork -> deviceWrites -> TUN.
  * One call per burst; the host reads and writes the engine's memory, JavaScript touches no packet.

@@ -19,9 +19,14 @@ export function publicKeyOf(privateKey: Uint8Array): Uint8Array {
   return Uint8Array.from(spki.subarray(-keyBytes))
 }
 
-/** A fresh private key, clamped as X25519 wants it [RFC 7748 5]. */
+/** A fresh private key. */
 export function generatePrivateKey(): Uint8Array {
-  const key = Uint8Array.from(randomBytes(keyBytes))
+  return clamped(randomBytes(keyBytes))
+}
+
+/** A private key without the bits that X25519 passes over [RFC 7748 5]. */
+export function clamped(random: Uint8Array): Uint8Array {
+  const key = Uint8Array.from(random)
   key[0] = (key[0] ?? 0) & 248
   key[31] = ((key[31] ?? 0) & 127) | 64
   return key

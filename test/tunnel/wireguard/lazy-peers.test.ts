@@ -79,7 +79,7 @@ test('engine shows the endpoint of a peer that never spoke, and knows nothing el
     rttMs: undefined,
     receivedBytes: 0,
     sentBytes: 0,
-    lossRatio: 0,
+    spoofed: 0,
     endpoint: b.at,
   })
 })

@@ -33,11 +33,11 @@ async function besideWireGuardGo(args: readonly string[]): Promise<string> {
     const env = { ...process.env, WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD: '1', LOG_LEVEL: 'error' }
     wireGuardGo = spawn('ip', [...inside, found, '-f', name], { env, stdio: 'ignore' })
     const socket = `/var/run/wireguard/${name}.sock`
-    await expect.poll(() => existsSync(socket), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => existsSync(socket)).toBe(true)
     ip('-n', name, 'address', 'add', '10.77.0.1/24', 'dev', name)
     ip('-n', name, 'link', 'set', name, 'up', 'mtu', '1420')
     const peer = [...inside, process.execPath, peerScript, socket, ...args]
-    return execFileSync('ip', peer, { encoding: 'utf8', timeout: 50_000 })
+    return execFileSync('ip', peer, { encoding: 'utf8', timeout: 150_000 })
   } finally {
     wireGuardGo?.kill('SIGTERM')
     ip('netns', 'del', name)

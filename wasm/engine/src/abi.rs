@@ -219,19 +219,19 @@ pub fn call(now_ms: f64, enter: impl FnOnce(&mut Device)) {
     publish(device, more);
 }
 
-/// Five doubles (age ms, rtt ms, received, sent, loss; -1 = unknown), sockaddr length, sockaddr. 0 = no such peer.
+/// Five doubles (age ms, rtt ms, received, sent, spoofed; -1 = unknown), sockaddr length, sockaddr. 0 = no such peer.
 #[no_mangle]
 pub extern "C" fn stats(at: u32) -> u32 {
     let Some(device) = device() else { return 0 };
     let out = device.control.slice(0, 72);
     let Some(peer) = device.peers.get(at) else { return 0 };
-    let (age, _, _, loss, rtt) = peer.tunnel.made().map_or((None, 0, 0, 0.0, None), |tunnel| tunnel.stats());
+    let (age, _, _, _, rtt) = peer.tunnel.made().map_or((None, 0, 0, 0.0, None), |tunnel| tunnel.stats());
     let numbers = [
         age.map_or(-1.0, |age| age.as_secs_f64() * 1000.0),
         rtt.map_or(-1.0, f64::from),
         peer.received_bytes as f64,
         peer.sent_bytes as f64,
-        f64::from(loss),
+        peer.spoofed as f64,
     ];
     for (to, number) in out.chunks_exact_mut(8).zip(numbers) {
         to.copy_from_slice(&number.to_le_bytes());

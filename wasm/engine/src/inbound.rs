@@ -78,7 +78,7 @@ impl Device {
     fn inner_packet(&mut self, at: u32, opened: &mut [u8]) {
         let dropped = match Ip::parse(opened) {
             None => Counter::BadPacket,
-            Some(ip) if self.routes.find(ip.source(opened)) != Some(at) => Counter::Spoofed,
+            Some(ip) if self.routes.find(ip.source(opened)) != Some(at) => self.spoofed(at),
             Some(ip) if self.kind == Kind::Member => {
                 clamp(&mut opened[..ip.total], &ip, self.limit);
                 return self.merge.commit(at, ip);
@@ -88,6 +88,14 @@ impl Device {
         };
         self.counters.add(dropped);
         self.merge.cancel();
+    }
+
+    #[cold]
+    fn spoofed(&mut self, at: u32) -> Counter {
+        if let Some(peer) = self.peers.get(at) {
+            peer.spoofed += 1;
+        }
+        Counter::Spoofed
     }
 
     /// A packet opened: the peer is alive, here, and has the session.

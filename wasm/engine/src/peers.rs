@@ -46,6 +46,8 @@ pub struct Peer {
     /// Inner bytes; those of packets that were staged with their padding.
     pub received_bytes: u64,
     pub sent_bytes: u64,
+    /// Packets from a source that is not its own.
+    pub spoofed: u64,
 }
 
 impl Peer {
@@ -66,6 +68,7 @@ impl Peer {
             unanswered: 0,
             received_bytes: 0,
             sent_bytes: 0,
+            spoofed: 0,
         }
     }
 
