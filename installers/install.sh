@@ -50,11 +50,14 @@ trap 'rm -rf "$work" ${staged:+"$staged"}' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-fetch() {
+# A file may take so many blocks of 512 bytes: whoever sends more is cut off. A lower limit stays.
+fetch() (
+  ulimit -f "$2" 2>/dev/null || true
   case $from in
     https://*)
       if command -v curl >/dev/null; then
-        curl --fail --silent --show-error --location --proto '=https' --tlsv1.2 --output "$work/$1" "$from/$1"
+        curl --fail --silent --show-error --location --proto '=https' --tlsv1.2 --max-redirs 5 --max-time 300 \
+          --output "$work/$1" "$from/$1"
       elif command -v wget >/dev/null; then
         # It cannot be kept to https behind a redirect; what is signed may come by any way.
         wget --quiet ${unsigned:+--max-redirect=0} --output-document="$work/$1" "$from/$1"
@@ -64,12 +67,12 @@ fetch() {
       ;;
     *) cp "$from/$1" "$work/$1" ;;
   esac || fail "cannot get $from/$1"
-}
+)
 
-fetch SHA256SUMS
+fetch SHA256SUMS 128
 if [ -n "$key" ]; then
   command -v minisign >/dev/null || fail 'minisign is not installed; without it the signature cannot be verified'
-  fetch SHA256SUMS.minisig
+  fetch SHA256SUMS.minisig 128
   minisign -V -q -P "$key" -m "$work/SHA256SUMS" || fail 'the signature of SHA256SUMS is not of this key: nothing was installed'
 fi
 
@@ -80,7 +83,7 @@ name=$(sed -n "s/^[0-9a-f]\{64\}  \(nsm-[0-9][0-9A-Za-z.+-]*-$os-$arch\.tar\.xz\
 if [ -n "$version" ] && [ "$name" != "nsm-$version-$os-$arch.tar.xz" ]; then
   fail "the release is $name, not version $version"
 fi
-fetch "$name"
+fetch "$name" 262144
 sum=$(grep "  $name\$" "$work/SHA256SUMS" | cut -d' ' -f1)
 if command -v sha256sum >/dev/null; then found=$(sha256sum "$work/$name"); else found=$(shasum -a 256 "$work/$name"); fi
 [ "${found%% *}" = "$sum" ] || fail "$name is not what SHA256SUMS says: nothing was installed"

@@ -1,5 +1,6 @@
 ; The setup program of nsm for Windows [NSIS].
-Unicode true
+; As the program inside: it starts where that starts.
+Target amd64-unicode
 !ifdef QUICK
   SetCompress off
 !else
@@ -32,7 +33,6 @@ UninstPage instfiles
 !macroend
 
 Section
-  SetRegView 64
   SetOutPath "$INSTDIR"
   File nsm.exe
   File nsm.ps1
@@ -47,7 +47,6 @@ Section
 SectionEnd
 
 Section "Uninstall"
-  SetRegView 64
   !insertmacro Path "$$rest"
   Delete "$INSTDIR\nsm.exe"
   Delete "$INSTDIR\nsm.ps1"

@@ -14,8 +14,8 @@
   else if (process.argv.length === 2 || (alone && (word === '--help' || word === '-h' || word === 'help'))) answer('help.txt')
   else if (script === '[worker eval]') load('./worker.cjs')
   else {
-    // These would change what the program trusts, whom it asks, or where it writes. Those that Node reads earlier are off by
-    // its flags.
+    // These would change what the program trusts, whom it asks, or where it writes. Those that Node reads earlier it has no
+    // name of (unread-variables.ts), or they are off by its flags.
     for (const name of Object.keys(process.env)) {
       if (/^(NODE|SSL|OPENSSL|GRPC)_|^SSLKEYLOGFILE$|^(https?|all|no|grpc)_proxy$/i.test(name)) delete process.env[name]
     }

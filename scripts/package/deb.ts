@@ -1,6 +1,7 @@
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { hash } from 'node:crypto'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { buildTimeS } from './build-time.ts'
 import type { Packing } from './packing.ts'
@@ -14,7 +15,9 @@ export function buildDeb(program: Program, { beside, isQuick, dir }: Packing): s
   const tree = mkdtempSync(join(tmpdir(), 'nsm-deb-'))
   try {
     const places = { units: 'lib/systemd/system', zsh: 'usr/share/zsh/vendor-completions' }
-    writeControl(writeUnixTree(tree, { program, beside, places }), program, architecture)
+    const put = writeUnixTree(tree, { program, beside, places })
+    writeControl(put, program, architecture)
+    put('DEBIAN/md5sums', sumsOf(tree))
     const output = join(dir, `nsm_${program.version}_${architecture}.deb`)
     const compression = isQuick ? ['-Zgzip', '-z1'] : ['-Zxz']
     runTool('dpkg-deb', ['--root-owner-group', ...compression, '-b', tree, output])
@@ -32,4 +35,12 @@ function writeControl(put: Put, { path, version }: Program, architecture: string
   put('usr/share/lintian/overrides/nsm', template('deb/lintian-overrides'))
   put('DEBIAN/control', template('deb/control', fields))
   for (const script of ['postinst', 'prerm', 'postrm']) put(`DEBIAN/${script}`, template(`deb/${script}`), 0o755)
+}
+
+/** What `dpkg --verify` compares an installation with. */
+function sumsOf(tree: string): string {
+  const files = readdirSync(tree, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+  const paths = files.map(({ parentPath, name }) => relative(tree, join(parentPath, name)))
+  const installed = paths.filter((path) => !path.startsWith('DEBIAN/')).sort()
+  return installed.map((path) => `${hash('md5', readFileSync(join(tree, path)))}  ${path}\n`).join('')
 }

@@ -4,6 +4,7 @@ import { signAdHoc } from './mach-o-signature.ts'
 import { withoutChecksum, withoutSignature } from './portable-executable.ts'
 import { runTool } from './run-tool.ts'
 import { ownTarget, type Target } from './target.ts'
+import { withoutVariables } from './unread-variables.ts'
 
 /** What is put together. */
 export interface Injection {
@@ -23,7 +24,7 @@ export interface Injection {
 /** Writes the executable: the target's Node, stripped, with every part inside [Node single executable applications]. */
 export function injectParts(injection: Injection): void {
   const { node, output, target } = injection
-  copyFileSync(node, output)
+  writeFileSync(output, withoutVariables(readFileSync(node)))
   chmodSync(output, 0o755)
   if (target.format === 'elf') injectElf(injection)
   else if (target.format === 'pe') injectPe(injection)

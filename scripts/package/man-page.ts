@@ -1,12 +1,14 @@
 import { errorTable } from '../../src/base/errors.ts'
 import { flagText } from '../../src/ui/command-help.ts'
 import type { CommandDescription } from '../../src/ui/describe-command.ts'
+import { buildTimeS } from './build-time.ts'
 
 /** The manual page nsm(1) as roff [man(7)]. */
 export function manPage(commands: readonly CommandDescription[], version: string): string {
   const codes = Object.entries(errorTable).flatMap(([code, { exit, when }]) => item(`${exit} ${code}`, when))
+  const date = new Date(buildTimeS() * 1_000).toISOString().slice(0, 'YYYY-MM-DD'.length)
   return `${[
-    `.TH NSM 1 "" "nsm ${version}" "User Commands"`,
+    `.TH NSM 1 "${date}" "nsm ${version}" "User Commands"`,
     '.SH NAME',
     'nsm \\- connects this machine to a Network Service Mesh network service',
     '.SH SYNOPSIS',

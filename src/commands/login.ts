@@ -1,5 +1,6 @@
 import * as Flags from '@oclif/core/flags'
 import { NsmError } from '../base/errors.ts'
+import { requireLinux } from '../base/open.ts'
 import { type IdentityResult, storeChoices } from '../daemon/login-protocol.ts'
 import { readJoinString } from '../ui/credential-files.ts'
 import { identityText, loginPrompt } from '../ui/login-text.ts'
@@ -41,6 +42,8 @@ export class Login extends NsmCommand {
 
   async run(): Promise<LoginResult> {
     const { flags } = await this.parse(Login)
+    // Before the person is asked: what would be got could not be kept.
+    requireLinux('logins are kept')
     const { signal, writeError } = this.context
     const joinString = await this.#joinString(flags.join)
     const show = (prompt: Parameters<typeof loginPrompt>[0]) => writeError(loginPrompt(prompt))

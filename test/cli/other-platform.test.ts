@@ -41,6 +41,7 @@ describe.each(['darwin', 'win32'] as const)('nsm on %s', (platform) => {
 
   test.each([
     ['connect', ['connect', '--join', joinFile, 'my-networkservice-1']],
+    ['login', ['login', '--join', joinFile, '--method', 'device']],
     ['serve', ['serve', '--listen', '127.0.0.1:0']],
     ['cleanup', ['cleanup']],
   ])('says that %s needs Linux, before a key is made or a join string is spent', async (_name, words) => {

@@ -1,5 +1,6 @@
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFile, execFileSync, spawnSync } from 'node:child_process'
 import { hash } from 'node:crypto'
+import { once } from 'node:events'
 import {
   chownSync,
   mkdirSync,
@@ -12,8 +13,10 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { createServer, type Server } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
@@ -99,6 +102,111 @@ describe('fetchProgram', () => {
     await expect(fetchTo('to', { ...none, sha256: sum })).rejects.toMatchObject({ code: 'REFUSED' })
     expect(readdirSync(join(dir, 'to'))).not.toContain('evil')
     expect(statSync('/bin/sh').mode).toBe(before)
+  })
+})
+
+const canServe = ['openssl', 'curl'].every((tool) => spawnSync('sh', ['-c', `command -v ${tool}`]).status === 0)
+
+describe.skipIf(!canServe)('a release from a server (needs openssl and curl)', () => {
+  const own = mkdtempSync(join(tmpdir(), 'nsm-ci-server-'))
+  const [key, certificate] = [join(own, 'key.pem'), join(own, 'certificate.pem')]
+  const before = getCACertificates()
+  let server: Server
+  let base = ''
+  const asked: string[] = []
+  beforeAll(async () => {
+    const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost']
+    const words = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes']
+    execFileSync('openssl', [...words, '-keyout', key, '-out', certificate, ...subject], { stdio: 'pipe' })
+    setDefaultCACertificates([...before, readFileSync(certificate, 'utf8')])
+    server = createServer({ key: readFileSync(key), cert: readFileSync(certificate) }, (request, response) => {
+      const [, folder = '', file = ''] = (request.url ?? '').split('/')
+      asked.push(folder)
+      const hops = Number(/^hops(\d+)$/.exec(folder)?.[1] ?? '-1')
+      if (hops >= 0) response.writeHead(302, { location: `/${hops > 0 ? `hops${hops - 1}` : 'release'}/${file}` }).end()
+      else if (folder === 'loop') response.writeHead(302, { location: request.url }).end()
+      else if (folder === 'plain') response.writeHead(302, { location: `http://localhost:1/${file}` }).end()
+      else if (folder === `endless-${file.split('.').at(-1)}`) endless()
+      else if (folder === 'broken') response.writeHead(200, { 'content-length': 9_999 }).write('half')
+      else response.end(readFileSync(join(from, file)))
+      if (folder === 'broken') response.destroy()
+
+      /** Until whoever asked has enough. */
+      function endless(): void {
+        const part = Buffer.alloc(1_024 * 1_024)
+        const more = () => {
+          while (!response.destroyed && response.write(part));
+        }
+        response.on('drain', more)
+        more()
+      }
+    })
+    server.listen(0, 'localhost')
+    await once(server, 'listening')
+    const address = server.address()
+    base = `https://localhost:${typeof address === 'object' ? address?.port : ''}`
+  })
+  afterAll(() => {
+    server?.close()
+    setDefaultCACertificates(before)
+    rmSync(own, { recursive: true, force: true })
+  })
+
+  test.each(['release', 'hops4'])('is fetched by the Action from %s', async (folder) => {
+    const path = await fetchTo('to', { ...none, sha256 }, '', `${base}/${folder}`)
+    expect(readFileSync(path, 'utf8')).toBe(program)
+  })
+
+  test.each([
+    ['endless-SHA256SUMS', 'REFUSED', 'more than 65536 bytes'],
+    ['endless-xz', 'REFUSED', 'more than 134217728 bytes'],
+    ['loop', 'REFUSED', 'leads to'],
+    ['hops5', 'REFUSED', 'leads to'],
+    ['plain', 'REFUSED', 'leads to http:'],
+    ['broken', 'UNREACHABLE', 'cannot be fetched'],
+  ])('is refused by the Action, and leaves nothing, when the server is %s', async (folder, code, message) => {
+    const refused = fetchTo('to', { ...none, sha256 }, '', `${base}/${folder}`)
+    await expect(refused).rejects.toMatchObject({ code, message: expect.stringContaining(message) })
+    expect(readdirSync(join(dir, 'to'))).toEqual([])
+  })
+
+  test('gives the Action six chances to lead elsewhere, and no seventh', async () => {
+    asked.length = 0
+    await expect(fetchTo('to', { ...none, sha256 }, '', `${base}/loop`)).rejects.toMatchObject({ code: 'REFUSED' })
+    expect(asked).toEqual(Array.from({ length: 6 }, () => 'loop'))
+  })
+
+  /** The script of a job, or the one that installs; the server answers from this process. */
+  function script(words: readonly string[], more: NodeJS.ProcessEnv) {
+    const env = { PATH: process.env['PATH'], CURL_CA_BUNDLE: certificate, TMPDIR: dir, ...more }
+    return new Promise<{ readonly status: number | null; readonly said: string }>((settle) => {
+      const child = execFile('sh', words, { env }, (_error, out, err) =>
+        settle({ status: child.exitCode, said: out + err }),
+      )
+    })
+  }
+
+  const cut = ['endless-SHA256SUMS', 'endless-xz', 'loop', 'plain', 'broken']
+  test.each(cut)("is refused by GitLab's template, which runs nothing, when the server is %s", async (folder) => {
+    const template = parse(readFileSync(join(ci, 'gitlab/nsm.gitlab-ci.yml'), 'utf8'))['.nsm']
+    const job = {
+      CI_JOB_ID: '78',
+      NSM_FROM: `${base}/${folder}`,
+      NSM_VERSION: '1.2.3',
+      NSM_SHA256: sha256,
+      NSM_KEY: 'x',
+    }
+    const { status, said } = await script(['-c', template.before_script.join('\n')], job)
+    expect([status, said]).toEqual([7, expect.not.stringContaining('ran connect')])
+  })
+
+  test.each(cut)('is refused by install.sh, which puts nothing in place, when the server is %s', async (folder) => {
+    const to = join(dir, 'to')
+    mkdirSync(to)
+    const words = [join(ci, '../install.sh'), '--unsigned', '--from', `${base}/${folder}`, '--to', to]
+    const { status, said } = await script(words, {})
+    expect([status, said]).toEqual([1, expect.stringContaining('cannot get')])
+    expect(readdirSync(to)).toEqual([])
   })
 })
 

@@ -1,8 +1,9 @@
-import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { startedServe } from '../support/started-serve.ts'
 
 /** How a program ended. */
 export interface Ended {
@@ -11,7 +12,7 @@ export interface Ended {
   readonly err: string
 }
 
-const prefix = 'nsmg5'
+const prefix = `nsmg5-${process.pid}`
 const namespaces = [`${prefix}-a`, `${prefix}-b`] as const
 const environment = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
 
@@ -63,13 +64,7 @@ export class CleanMachine {
   /** The server at 192.0.2.1; its join string is in /tmp/join when this returns. */
   async startServe(...before: readonly string[]): Promise<ChildProcess> {
     const words = [...before, 'nsm', 'serve', '--listen', '192.0.2.1:5001', '--advertise', '192.0.2.1']
-    const stdio = ['ignore', 'pipe', 'inherit'] as const
-    const child = spawn('ip', [...this.#place('a'), ...words], { env: environment, stdio: [...stdio] })
-    let out = ''
-    for await (const part of child.stdout ?? []) {
-      out += part
-      if (out.includes('nsm://') && out.endsWith('\n')) break
-    }
+    const { child, out } = await startedServe('ip', [...this.#place('a'), ...words], { env: environment })
     writeFileSync(join(this.root, 'tmp/join'), out)
     return child
   }

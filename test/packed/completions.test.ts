@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -96,6 +96,39 @@ describe('the completions', () => {
     expect(offered).toEqual(expect.arrayContaining([...expected()]))
   })
 
+  const start: Readonly<Record<string, string>> = {
+    bash: 'bash --noprofile --norc -i',
+    zsh: 'zsh -fi',
+    fish: 'fish -Ni',
+  }
+  const load: Readonly<Record<string, (dir: string) => string>> = {
+    bash: (dir) => `. ${dir}/nsm.bash`,
+    zsh: (dir) => `fpath=(${dir} $fpath); autoload -Uz compinit; compinit -D -u`,
+    fish: (dir) => `source ${dir}/nsm.fish`,
+  }
+  test.skipIf(!has('script')).each(Object.keys(start).filter(has))(
+    'complete at the tab key of a person at a terminal of %s (needs script)',
+    (shell) => {
+      const place = mkdtempSync(join(dir, 'typed-'))
+      mkdirSync(join(place, 'bin'))
+      const told = join(place, 'told')
+      writeFileSync(join(place, 'bin/nsm'), `#!/bin/sh\nprintf '%s|' "$@" >> ${told}\necho >> ${told}\n`)
+      chmodSync(join(place, 'bin/nsm'), 0o755)
+      const keys = [load[shell]?.(dir), 'nsm conn\t--jo\tfile', 'nsm dns tra\tname', 'nsm sta\t--js\t', 'exit', '']
+      const env = { PATH: `${place}/bin:${process.env['PATH']}`, HOME: place, TERM: 'xterm', LC_ALL: 'C.UTF-8' }
+      const said = spawnSync('script', ['-qec', start[shell] ?? '', '/dev/null'], {
+        cwd: place,
+        env,
+        input: keys.join('\r'),
+        encoding: 'utf8',
+      })
+      expect([said.status, readFileSync(told, 'utf8').split('\n')]).toEqual([
+        0,
+        ['connect|--join|file|', 'dns|trace|name|', 'status|--json|', ''],
+      ])
+    },
+  )
+
   test('are PowerShell: a table of each place, and nothing in it that ends a string or begins an expression', () => {
     const script = files.get('nsm.ps1') ?? ''
     const rows = [...script.matchAll(/^ {2}'([a-z -]*)' = '([a-z0-9 -]*)'$/gm)].map(([, after, words]) => ({
@@ -110,13 +143,32 @@ describe('the completions', () => {
 describe('the manual page', () => {
   test('has every command with every flag, and every exit code', () => {
     const page = manPage(commands, '1.2.3')
-    expect(page.split('\n')[0]).toBe('.TH NSM 1 "" "nsm 1.2.3" "User Commands"')
+    expect(page.split('\n')[0]).toMatch(/^\.TH NSM 1 "\d{4}-\d\d-\d\d" "nsm 1\.2\.3" "User Commands"$/)
     for (const { usage, flags } of commands) {
       for (const line of [usage, ...flags.map(({ label }) => label)])
         expect(page).toContain(line.replaceAll('-', '\\-'))
     }
     for (const exit of ['9 PERMISSION', '8 CONFLICT', '128+n']) expect(page).toContain(`.B ${exit}`)
   })
+
+  test.skipIf(!has('man') || !has('groff'))('is taken by man without a warning (needs man, groff)', () => {
+    const path = join(dir, 'nsm.1')
+    writeFileSync(path, manPage(commands, '1.2.3'))
+    const env = { ...process.env, LC_ALL: 'C.UTF-8', MANWIDTH: '80', MANROFFSEQ: '' }
+    const words = ['--warnings', '-E', 'UTF-8', '-l', '-Tutf8', '-Z', path]
+    const { status, stderr } = spawnSync('man', words, { env, encoding: 'utf8', maxBuffer: 16 * 1_024 * 1_024 })
+    expect([status, stderr]).toEqual([0, ''])
+  })
+
+  test.skipIf(spawnSync('mandoc', ['-h']).error !== undefined)(
+    'has nothing to warn of for mandoc (needs mandoc)',
+    () => {
+      const input = manPage(commands, '1.2.3')
+      // Texts for people are lines of up to 120 characters here.
+      const said = spawnSync('mandoc', ['-T', 'lint', '-W', 'warning'], { input, encoding: 'utf8' })
+      expect([said.status, said.stdout]).toEqual([0, ''])
+    },
+  )
 
   test('has no line that roff takes for a request but its own', () => {
     const page = manPage([{ ...(commands[0] ?? fail()), description: ".so /etc/passwd\n'br\n\\fB" }], '1')

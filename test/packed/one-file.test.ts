@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import {
   copyFileSync,
@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { commandTable } from '../../src/commands/command-table.ts'
 import { rootHelpText } from '../../src/ui/root-help.ts'
 import { versionLine } from '../../src/ui/version-info.ts'
+import { onLoopback, startedServe } from '../support/started-serve.ts'
 
 const root = resolve(import.meta.dirname, '../..')
 const program = process.env['NSM_PROGRAM'] ?? ''
@@ -146,7 +147,7 @@ describe.skipIf(program === '')('the one-file executable (needs NSM_PROGRAM: npm
   })
 
   test('opens no debugger on SIGUSR1 and goes on', async () => {
-    const serve = await startServe()
+    const serve = await startedServe(nsm, onLoopback, { cwd: trap, env: { PATH: process.env['PATH'], ...dirs } })
     expect(serve.child.kill('SIGUSR1')).toBe(true)
     const { exitCode } = await run(nsm, ['invite', '--json'])
     expect(exitCode).toBe(0)
@@ -160,20 +161,4 @@ describe.skipIf(program === '')('the one-file executable (needs NSM_PROGRAM: npm
     const { exitCode, err } = await run(nsm, ['packet-worker'])
     expect([exitCode, err.split('\n')[0]]).toEqual([2, 'Error (USAGE): there is no command "packet-worker"'])
   })
-
-  async function startServe(): Promise<{ readonly child: ChildProcess; readonly err: () => string }> {
-    const env = { PATH: process.env['PATH'], ...dirs }
-    const words = ['serve', '--listen', '127.0.0.1:0', '--wireguard-port', '0', '--advertise', '127.0.0.1']
-    const child = spawn(nsm, words, { cwd: trap, env, stdio: ['ignore', 'pipe', 'pipe'] })
-    let err = ''
-    child.stderr.on('data', (part) => {
-      err += part
-    })
-    let out = ''
-    for await (const part of child.stdout) {
-      out += part
-      if (out.includes('nsm://')) break
-    }
-    return { child, err: () => err }
-  }
 })

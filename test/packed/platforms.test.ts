@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -9,6 +9,7 @@ import { targets } from '../../scripts/package/target.ts'
 import { commandTable } from '../../src/commands/command-table.ts'
 import { rootHelpText } from '../../src/ui/root-help.ts'
 import { versionLine } from '../../src/ui/version-info.ts'
+import { startedServe } from '../support/started-serve.ts'
 
 /* The executables of the other platforms, as `npm run package -- --all` leaves them. */
 const dist = resolve(import.meta.dirname, '../../dist')
@@ -61,7 +62,7 @@ describe.skipIf(!canEmulate)(`the executable for linux-arm64 (${missing}, QEMU a
   test.skipIf(!canConnect)(
     'serves a machine of another processor, to its packets (needs root and dist/nsm)',
     async () => {
-      const [server, client] = ['nsmg5-arm', 'nsmg5-own']
+      const [server, client] = [`nsmg5-arm-${process.pid}`, `nsmg5-own-${process.pid}`]
       const ip = (...words: readonly string[]) => execFileSync('ip', words, { stdio: 'pipe' })
       for (const name of [server, client]) ip('netns', 'add', name)
       const clientEnv = { ...env, NSM_STATE_DIR: join(dir, 'client'), NSM_RUNTIME_DIR: join(dir, 'client-run') }
@@ -75,9 +76,12 @@ describe.skipIf(!canEmulate)(`the executable for linux-arm64 (${missing}, QEMU a
           for (const words of [`addr add 192.0.2.${index + 1}/24 dev v`, 'link set v up', 'link set lo up'])
             ip('-n', name, ...words.split(' '))
         }
-        serve = await startServe(['netns', 'exec', server, ...emulator, arm], env)
+        const words = ['serve', '--listen', '192.0.2.1:5001', '--advertise', '192.0.2.1']
+        const served = await startedServe('ip', ['netns', 'exec', server, ...emulator, arm, ...words], { env })
+        serve = served.child
+        writeFileSync(join(dir, 'join'), served.out)
         own(program, 'connect', '--join', join(dir, 'join'), '--dns', 'off', '--timeout', '60s', 'my-networkservice-1')
-        expect(own('ping', '-c', '3', '-i', '0.2', '-W', '5', '10.64.0.0')).toContain(' 0% packet loss')
+        expect(own('ping', '-c', '1', '-W', '60', '10.64.0.0')).toContain(' 0% packet loss')
         own(program, 'disconnect', '--all')
       } finally {
         serve?.kill('SIGTERM')
@@ -86,19 +90,6 @@ describe.skipIf(!canEmulate)(`the executable for linux-arm64 (${missing}, QEMU a
     },
   )
 })
-
-/** A server at 192.0.2.1; its join string is in `join` when this returns. */
-async function startServe(place: readonly string[], env: NodeJS.ProcessEnv): Promise<ChildProcess> {
-  const words = [...place, 'serve', '--listen', '192.0.2.1:5001', '--advertise', '192.0.2.1']
-  const child = spawn('ip', words, { env, stdio: ['ignore', 'pipe', 'inherit'] })
-  let out = ''
-  for await (const part of child.stdout) {
-    out += part
-    if (out.includes('nsm://') && out.endsWith('\n')) break
-  }
-  writeFileSync(join(dir, 'join'), out)
-  return child
-}
 
 describe.skipIf(!isThere('win-x64', 'nsm.exe'))(`the executable for win-x64 (${missing})`, () => {
   const file = path('win-x64', 'nsm.exe')

@@ -33,10 +33,13 @@ export async function fetchProgram(wanted: Wanted, folder: string): Promise<stri
   if (proof.key === '' && proof.sha256 === '') {
     throw new NsmError('USAGE', 'nothing says which release is the right one', 'give the input key, or sha256')
   }
-  const sums = await fetchFile(from, 'SHA256SUMS')
-  if (proof.key !== '') verifyMinisign(sums, (await fetchFile(from, 'SHA256SUMS.minisig')).toString(), proof.key)
+  const sums = await fetchFile(from, 'SHA256SUMS', textLimitBytes)
+  if (proof.key !== '') {
+    const signature = await fetchFile(from, 'SHA256SUMS.minisig', textLimitBytes)
+    verifyMinisign(sums, signature.toString(), proof.key)
+  }
   const { name, sum } = archiveOf(sums.toString(), platform, version)
-  const archive = await fetchFile(from, `${name}.tar.xz`)
+  const archive = await fetchFile(from, `${name}.tar.xz`, archiveLimitBytes)
   for (const promised of [sum, proof.sha256.toLowerCase()]) {
     if (promised !== '' && hash('sha256', archive) !== promised)
       throw changed(`${name}.tar.xz has not the SHA-256 ${promised}`)
@@ -44,22 +47,55 @@ export async function fetchProgram(wanted: Wanted, folder: string): Promise<stri
   return unpack(archive, name, folder)
 }
 
-/** Ours: a release comes within a minute on any line that a job can be run on. */
+/** Ours: a release comes within this time on any line that a job can be run on. */
 const fetchTimeoutMs = 300_000
+/** Ours: four times an archive, for it is all in memory before it is believed. */
+const archiveLimitBytes = 128 * 1_024 * 1_024
+/** Ours: sums and signatures are a few lines. */
+const textLimitBytes = 64 * 1_024
+/** Ours: those who keep releases lead once to where the bytes are. */
+const redirectLimit = 5
 
-async function fetchFile(from: string, name: string): Promise<Buffer> {
+interface Limits {
+  readonly limitBytes: number
+  readonly signal: AbortSignal
+  readonly redirects: number
+}
+
+async function fetchFile(from: string, name: string, limitBytes: number): Promise<Buffer> {
   if (from.startsWith('/')) return readFile(join(from, name)).catch((cause) => missing(`${from}/${name}`, cause))
   if (!from.startsWith('https://')) throw new NsmError('USAGE', `${from} can be changed on its way`, 'use https://')
   const url = `${from.replace(/\/$/, '')}/${name}`
-  const response = await fetch(url, { signal: AbortSignal.timeout(fetchTimeoutMs) }).catch((cause) =>
-    missing(url, cause),
-  )
-  if (!response.ok) missing(url, new NsmError('UNREACHABLE', `status ${response.status}`, 'check the input from'))
-  if (!response.url.startsWith('https://')) throw changed(`${url} leads to ${response.url}`)
-  return Buffer.from(await response.arrayBuffer())
+  const limits = { limitBytes, signal: AbortSignal.timeout(fetchTimeoutMs), redirects: redirectLimit }
+  return download(url, limits).catch((cause) => missing(url, cause))
+}
+
+async function download(url: string, { redirects, ...limits }: Limits): Promise<Buffer> {
+  const response = await fetch(url, { signal: limits.signal, redirect: 'manual' })
+  const location = response.headers.get('location')
+  if (response.status >= 300 && response.status < 400 && location !== null) {
+    await response.body?.cancel()
+    const next = new URL(location, url).href
+    if (redirects === 0 || !next.startsWith('https://')) throw changed(`${url} leads to ${next}`)
+    return download(next, { ...limits, redirects: redirects - 1 })
+  }
+  if (!response.ok) throw new NsmError('UNREACHABLE', `status ${response.status}`, 'check the input from')
+  return bodyOf(response, limits.limitBytes)
+}
+
+async function bodyOf(response: Response, limitBytes: number): Promise<Buffer> {
+  const parts: Uint8Array[] = []
+  let length = 0
+  for await (const part of response.body ?? []) {
+    length += part.length
+    if (length > limitBytes) throw changed(`${response.url} has more than ${limitBytes} bytes`)
+    parts.push(part)
+  }
+  return Buffer.concat(parts)
 }
 
 function missing(place: string, cause: unknown): never {
+  if (cause instanceof NsmError && cause.code === 'REFUSED') throw cause
   const why = cause instanceof Error ? cause.message : String(cause)
   throw new NsmError('UNREACHABLE', `${place} cannot be fetched: ${why}`, 'check the input from', { cause })
 }
