@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { NsmError } from '../../src/base/errors.ts'
-import { freePort, runGo } from '../../test/interop/go-process.ts'
+import { runGo } from '../../test/interop/go-process.ts'
+import { freePort } from '../../test/support/free-port.ts'
 
 /** A server under load: where it listens and the processes whose CPU time is its. */
 export interface Subject {

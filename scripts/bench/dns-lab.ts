@@ -6,7 +6,8 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { freeUdpPort, killed } from '../../test/support/local-process.ts'
+import { freePort } from '../../test/support/free-port.ts'
+import { killed } from '../../test/support/local-process.ts'
 import { nsmProgram } from '../nsm-program.ts'
 
 /** One resolver under load, or the server behind all of them. */
@@ -52,7 +53,7 @@ export async function startDnsLab(dir: string): Promise<DnsLab> {
     for (const child of children) await killed(child)
   }
   try {
-    const server = await freeUdpPort()
+    const server = await freePort()
     await writeZones(dir, server)
     const subjects: Record<SubjectName, Subject> = {
       server: { port: server, pid: start('load', 'knotd', ['-c', join(dir, 'knot.conf')]) },
@@ -71,7 +72,7 @@ type Start = (core: Core, program: string, args: readonly string[]) => number
 async function startForwarders(upstreams: readonly [string, string], start: Start) {
   const [owner, host] = upstreams
   const ours = async (scopes: readonly string[], hosts: readonly string[]) => {
-    const port = await freeUdpPort()
+    const port = await freePort()
     const flags = [
       ...scopes.flatMap((scope) => ['--scope', scope]),
       ...hosts.flatMap((server) => ['--default', server]),
@@ -79,7 +80,7 @@ async function startForwarders(upstreams: readonly [string, string], start: Star
     return { port, pid: start('subject', nsmProgram, ['dns', 'serve', '--listen', `127.0.0.1:${port}`, ...flags]) }
   }
   const theirs = async (servers: readonly string[]) => {
-    const port = await freeUdpPort()
+    const port = await freePort()
     const flags = servers.map((server) => `--server=${server.replace(':', '#')}`)
     return { port, pid: start('subject', 'dnsmasq', [...dnsmasqArgs(port), ...flags]) }
   }

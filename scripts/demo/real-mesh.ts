@@ -3,8 +3,9 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { NsmError } from '../../src/base/errors.ts'
 import { buildGoPeers } from '../../test/interop/go-peers.ts'
-import { freePort, startGo } from '../../test/interop/go-process.ts'
+import { startGo } from '../../test/interop/go-process.ts'
 import { builtSpire, type SpireBinaries, startSpire } from '../../test/interop/spire.ts'
+import { freePort } from '../../test/support/free-port.ts'
 import { nsmExecutable } from '../nsm-program.ts'
 
 /* usage: real-mesh.ts DIR: starts NSM's own programs on the loopback of the network namespace it runs in, each with an

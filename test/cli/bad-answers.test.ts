@@ -303,13 +303,13 @@ describe('a connection that is up, when the answer to its refresh', () => {
     const before = [...machine.done]
     const closed = callsOf('Close')
     onRequest = brief(change)
-    await expect.poll(seen, { timeout: 10_000 }).toEqual([{ state, code: 'REFUSED' }])
+    await expect.poll(seen).toEqual([{ state, code: 'REFUSED' }])
     const [view] = (await runtime.status()).connections
     expect(view).toMatchObject({ addresses: ['10.64.0.1/32'], routes: ['10.64.0.0/16'], mtuBytes: 1_420 })
     for (const reason of why) expect(view?.error?.message).toContain(reason)
     expect([machine.done, callsOf('Close')]).toEqual([before, closed])
     onRequest = brief()
-    await expect.poll(seen, { timeout: 10_000 }).toEqual([{ state: 'up', code: undefined }])
+    await expect.poll(seen).toEqual([{ state: 'up', code: undefined }])
     expect(machine.done.filter((what) => /^(configure|update|unconfigure|close)/.test(what))).toEqual([
       'configure 10.64.0.1/32',
     ])
@@ -336,8 +336,8 @@ describe('a connection that is up, when the stream of its events', () => {
     onRequest = answering()
     const requested = callsOf('Request')
     expect(await connect()).toMatchObject({ exitCode: 0 })
-    await expect.poll(() => callsOf('Request') - requested, { timeout: 10_000 }).toBe(2)
-    await expect.poll(async () => (await runtime.status()).connections[0]?.state, { timeout: 10_000 }).toBe('up')
+    await expect.poll(() => callsOf('Request') - requested).toBe(2)
+    await expect.poll(async () => (await runtime.status()).connections[0]?.state).toBe('up')
     expect(machine.done).toEqual(['open', 'configure 10.64.0.1/32'])
     expect(await nsm('disconnect', '--all')).toMatchObject({ exitCode: 0 })
   })

@@ -7,7 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { nsmProgram } from '../../scripts/nsm-program.ts'
 import { askUdp, questionBytes } from '../support/dns-client.ts'
 import { DnsUpstream, delayed, scripts } from '../support/dns-upstream.ts'
-import { freeUdpPort, killed } from '../support/local-process.ts'
+import { freePort } from '../support/free-port.ts'
+import { killed } from '../support/local-process.ts'
 
 const program = nsmProgram
 
@@ -25,7 +26,7 @@ describe('the program nsm dns serve', () => {
 
   beforeAll(async () => {
     dir = await mkdtemp(join(tmpdir(), 'nsm-dns-serve-'))
-    port = await freeUdpPort()
+    port = await freePort()
     first = await DnsUpstream.open(delayed(scripts.answering('10.0.0.1', 0), 30))
     second = await DnsUpstream.open(delayed(scripts.answering('10.0.0.2', 0), 30))
     await config(first)

@@ -1,31 +1,21 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { nsmProgram } from '../../scripts/nsm-program.ts'
+import { onLoopback, type StartedServe, startedServe } from '../support/started-serve.ts'
 
 const nsm = nsmProgram
 const dir = mkdtempSync(join(tmpdir(), 'nsm-signals-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 
 /** A server on loopback and free ports, with a state folder of its own; resolves when it printed its join string. */
-async function startServe(
-  name: string,
-  extra: readonly string[] = [],
-): Promise<{ readonly child: ChildProcess; readonly out: string }> {
+function startServe(name: string, extra: readonly string[] = []): Promise<StartedServe> {
   const state = join(dir, name)
-  const args = ['serve', '--listen', '127.0.0.1:0', '--wireguard-port', '0', '--advertise', '127.0.0.1', ...extra]
   const env = { ...process.env, NSM_STATE_DIR: state, NSM_RUNTIME_DIR: join(state, 'run') }
-  const child = spawn(nsm, args, { env, stdio: ['ignore', 'pipe', 'inherit'] })
-  let out = ''
-  child.stdout?.setEncoding('utf8')
-  for await (const part of child.stdout ?? []) {
-    out += part
-    if (out.includes('nsm://') && out.endsWith('\n')) break
-  }
-  return { child, out }
+  return startedServe(nsm, [...onLoopback, ...extra], { env })
 }
 
 describe('nsm serve', () => {

@@ -83,7 +83,7 @@ describe('nsm audit --follow', () => {
       const audit = openAuditFile({ path, clock: systemClock, log: silentLog, maxBytes: 1_000 })
       for (const event of ups(from)) audit.record(event)
       await audit.close()
-      await expect.poll(() => recorded.out.join('\n'), { timeout: 10_000 }).toContain(`a.example/${from + 5} `)
+      await expect.poll(() => recorded.out.join('\n')).toContain(`a.example/${from + 5} `)
     }
     stop.abort()
     expect(await running).toBe(0)

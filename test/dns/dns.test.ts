@@ -8,6 +8,7 @@ import { type Dns, openDns } from '../../src/dns/dns.ts'
 import { advanceUntil, askTcp, askUdp, questionBytes, until } from '../support/dns-client.ts'
 import { DnsUpstream, reply, type Script, scripts } from '../support/dns-upstream.ts'
 import { createFakeClock, type FakeClock } from '../support/fake-clock.ts'
+import { freePort } from '../support/free-port.ts'
 
 const loopback = [{ address: '127.0.0.1', port: 0 }]
 const closers: (() => Promise<void>)[] = []
@@ -378,9 +379,10 @@ describe('the listener', () => {
 
   test('is given up with the resolver: the port is free again', async () => {
     const clock = createFakeClock()
-    const first = await openDns({ clock, log: silentLog, listen: loopback, defaultUpstreams: [] })
+    const listen = [{ address: '127.0.0.1', port: await freePort() }]
+    const first = await openDns({ clock, log: silentLog, listen, defaultUpstreams: [] })
     await first.close()
-    const again = await openDns({ clock, log: silentLog, listen: [first.listening], defaultUpstreams: [] })
+    const again = await openDns({ clock, log: silentLog, listen, defaultUpstreams: [] })
     expect(again.listening).toEqual(first.listening)
     await again.close()
   })

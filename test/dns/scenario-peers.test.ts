@@ -1,6 +1,5 @@
-import { setTimeout as pause } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { systemClock } from '../../src/base/clock.ts'
+import { sleep } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { openDns } from '../../src/dns/dns.ts'
 import { askUdp, questionBytes } from '../support/dns-client.ts'
@@ -8,6 +7,7 @@ import { peerOutcomes } from '../support/dns-peer-outcomes.ts'
 import { type PeerName, readyName, startPeer, versionText } from '../support/dns-peers.ts'
 import { outcomeOf, ownersAddress, raced, scenarioScript, silenceMs } from '../support/dns-scenarios.ts'
 import { DnsUpstream, type Script, scripts } from '../support/dns-upstream.ts'
+import { createPatientClock } from '../support/patient-clock.ts'
 
 /* The fan-out rows of the scenario table on real time, all at once: ours and other resolvers with the same two servers. */
 
@@ -23,10 +23,11 @@ const script = (side: 'owner' | 'host'): Script => {
 type Subject = 'ours' | PeerName
 const outcomes = new Map<Subject, readonly string[]>()
 const closers: (() => Promise<void>)[] = []
+const clock = createPatientClock()
 beforeAll(async () => {
-  const [owner, host] = [await DnsUpstream.open(script('owner')), await DnsUpstream.open(script('host'))]
+  const [owner, host] = [await DnsUpstream.open(script('owner'), clock), await DnsUpstream.open(script('host'), clock)]
   const listen = [{ address: '127.0.0.1', port: 0 }]
-  const dns = await openDns({ clock: systemClock, log: silentLog, listen, defaultUpstreams: [host.target] })
+  const dns = await openDns({ clock, log: silentLog, listen, defaultUpstreams: [host.target] })
   closers.push(
     () => dns.close(),
     () => owner.close(),
@@ -50,7 +51,7 @@ afterAll(async () => {
 
 async function ask(port: number, name: string): Promise<string> {
   const asked = askUdp(port, questionBytes(name, { edns: 1232 })).then(outcomeOf)
-  return Promise.race([asked, pause(silenceMs, 'none', { ref: false })])
+  return Promise.race([asked, sleep(clock, silenceMs).then(() => 'none')])
 }
 
 describe('the fan-out scenarios on real time', () => {

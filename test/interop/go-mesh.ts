@@ -7,7 +7,8 @@ import type { IdentitySource } from '../../src/identity/source.ts'
 import { type Channel, openChannel, type Target } from '../../src/nsm/channel.ts'
 import { createNsmClient } from '../../src/nsm/client.ts'
 import { openWorkloadApi } from '../../src/nsm/workload-api.ts'
-import { freePort, type GoProcess, runGo, startGo } from './go-process.ts'
+import { freePort } from '../support/free-port.ts'
+import { type GoProcess, runGo, startGo } from './go-process.ts'
 
 /** Identities that the small Workload API gives out: `spiffe://peers.test/NAME`. */
 const identities = [

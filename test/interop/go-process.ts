@@ -1,8 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { randomInt } from 'node:crypto'
-import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as setTimeoutAsync } from 'node:timers/promises'
 
@@ -24,7 +21,7 @@ export interface GoCommand {
 }
 
 /** A program that prints no "ready" in this time hangs. */
-const readyTimeoutMs = 40_000
+const readyTimeoutMs = 150_000
 
 /** Starts the program and resolves when it says "ready"; rejects with its last words when it ends before. */
 export async function startGo(command: GoCommand): Promise<GoProcess> {
@@ -82,32 +79,6 @@ export async function runGo(command: GoCommand): Promise<readonly string[]> {
   const [code] = await once(child, 'close')
   if (code !== 0) throw new Error(`${command.role} failed: ${words()}`)
   return Buffer.concat(chunks).toString().split('\n').filter(Boolean)
-}
-
-/** Ours: below the ports that systems give out by themselves (Linux: from 32,768), which any program may get meanwhile. */
-const freePortFirst = 20_000
-const freePortEnd = 32_768
-
-/** A TCP and UDP port that was free a moment ago. */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(freePortFirst, freePortEnd)
-    if ((await isTcpFree(port)) && (await isUdpFree(port))) return port
-  }
-}
-
-async function isTcpFree(port: number): Promise<boolean> {
-  const server = createServer().listen(port, '127.0.0.1')
-  const isFree = await succeeds(once(server, 'listening'))
-  if (isFree) await once(server.close(), 'close')
-  return isFree
-}
-
-async function isUdpFree(port: number): Promise<boolean> {
-  const socket = createSocket('udp4').bind(port)
-  const isFree = await succeeds(once(socket, 'listening'))
-  await once(socket.close(), 'close')
-  return isFree
 }
 
 function succeeds(outcome: Promise<unknown>): Promise<boolean> {

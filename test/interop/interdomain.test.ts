@@ -9,11 +9,11 @@ import { type Connection, ConnectionEventType, ConnectionSchema, State } from '.
 import type { NameService } from '../../src/nsm/interdomain-lookup.ts'
 import { firstRequest } from '../nsm/mesh.ts'
 import { type DomainPorts, openDomainDns } from '../support/domain-dns.ts'
+import { freePort } from '../support/free-port.ts'
 import { scratchDir } from '../support/scratch.ts'
 import { type GoDomain, startGoDomain } from './go-domain.ts'
 import { GoMesh } from './go-mesh.ts'
 import { buildGoPeers, suiteName } from './go-peers.ts'
-import { freePort } from './go-process.ts'
 import { type Member, openMember } from './member.ts'
 import { type OurServe, startOurServe } from './our-serve.ts'
 

@@ -3,9 +3,9 @@ import { ConnectionEventType, State } from '../../src/nsm/generated/connection_p
 import { refreshDelayMs } from '../../src/nsm/path.ts'
 import { createRegistryClient } from '../../src/registry/client.ts'
 import { firstRequest } from '../nsm/mesh.ts'
+import { freePort } from '../support/free-port.ts'
 import { GoMesh, type GoServer } from './go-mesh.ts'
 import { buildGoPeers, suiteName } from './go-peers.ts'
-import { freePort } from './go-process.ts'
 import { type Member, openMember } from './member.ts'
 
 const peers = await buildGoPeers()

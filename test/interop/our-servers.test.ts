@@ -6,9 +6,9 @@ import { registerVl3 } from '../../src/endpoint/registration.ts'
 import { NetworkServiceEndpointSchema } from '../../src/nsm/generated/registry_pb.js'
 import { createRegistryClient } from '../../src/registry/client.ts'
 import { firstRequest } from '../nsm/mesh.ts'
+import { freePort } from '../support/free-port.ts'
 import { GoMesh } from './go-mesh.ts'
 import { buildGoPeers, suiteName } from './go-peers.ts'
-import { freePort } from './go-process.ts'
 import { openMember } from './member.ts'
 import { type OurServe, startOurServe } from './our-serve.ts'
 
@@ -73,7 +73,7 @@ describe.skipIf(!peers.path)(suiteName('NSM programs with our servers', peers), 
     const client = await mesh.connect(flags)
     const [first] = ours.vl3.members()
     const endMs = () => ours.vl3.members()[0]?.expiresMs ?? 0
-    await expect.poll(endMs, { timeout: 15_000 }).toBeGreaterThan((first?.expiresMs ?? 0) + 3_000)
+    await expect.poll(endMs).toBeGreaterThan((first?.expiresMs ?? 0) + 3_000)
     expect(ours.vl3.members()).toMatchObject([{ segmentId: first?.segmentId, addresses: first?.addresses }])
     expect(first?.addresses).toEqual(connectionOf(client.lines).context.ip_context.src_ip_addrs)
     expect(await client.stop()).toBe(0)
@@ -173,7 +173,7 @@ describe.skipIf(!peers.path)(suiteName('our endpoint in a mesh of NSM programs',
     expect(await client.findEndpoints({ name: 'ours-2' })).toHaveLength(1)
     await registry.stop()
     await mesh.serve('registry', {}, registry)
-    await expect.poll(() => client.findEndpoints({ name: 'ours-2' }), { timeout: 20_000 }).toHaveLength(1)
+    await expect.poll(() => client.findEndpoints({ name: 'ours-2' })).toHaveLength(1)
     await registration.stop()
   })
 })

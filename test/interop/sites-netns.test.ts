@@ -26,7 +26,7 @@ describe.skipIf(why !== undefined)(`members at nsm serve and at NSM's vL3${why ?
   }
 
   const connect = async (machine: string, label: string) => {
-    const flags = ['--name', machine, '--timeout', '20s', '--json', '--join', await rig.invite(`join-${machine}`)]
+    const flags = ['--name', machine, '--timeout', '60s', '--json', '--join', await rig.invite(`join-${machine}`)]
     const joined = await rig.nsm(machine, 'connect', `kernel://${service}?${label}`, ...flags)
     expect(joined.code, joined.out + joined.err).toBe(0)
     const [view] = JSON.parse(joined.out).connections
@@ -55,24 +55,24 @@ describe.skipIf(why !== undefined)(`members at nsm serve and at NSM's vL3${why ?
       link: 'true',
     }
     await startOnG('vl3', { ...flags, listen: 'tcp://192.0.2.2:5001', 'wireguard-port': 51_820 })
-  }, 60_000)
+  })
 
   afterAll(async () => {
     for (const process of running.reverse()) await process.stop()
     await rig.close()
-  }, 60_000)
+  })
 
   test('join, each with an address of its endpoint', async () => {
     expect((await connect('a', 'site=east')).endpoint).toBe('blue-vl3')
     expect((await connect('b', 'app=blue')).endpoint).toBe('blue-vl3-theirs')
     expect(addresses.get('a')).toBe('10.64.0.1')
     expect(addresses.get('b')).toMatch(/^10\.64\.1\./)
-  }, 60_000)
+  })
 
   test('ping each other', async () => {
     await eventually(() => rig.reaches('a', addresses.get('b') ?? ''))
     await eventually(() => rig.reaches('b', addresses.get('a') ?? ''))
-  }, 30_000)
+  })
 
   test('dial each other over TCP by name, and are seen by their own addresses', async () => {
     for (const [from, to] of [
@@ -81,5 +81,5 @@ describe.skipIf(why !== undefined)(`members at nsm serve and at NSM's vL3${why ?
     ] as const) {
       expect(await tcpThrough(rig, from, to, `${to}.${service}`)).toBe(addresses.get(from))
     }
-  }, 60_000)
+  })
 })

@@ -1,5 +1,5 @@
 import { join as joinPath } from 'node:path'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { formatPrefix, parsePrefix } from '../../src/base/ip.ts'
 import { silentLog } from '../../src/base/log.ts'
@@ -7,11 +7,11 @@ import { type ServeSettings, startServe } from '../../src/daemon/serve.ts'
 import { inviteFromRunning } from '../../src/daemon/serve-admin.ts'
 import { holdPrefixes } from '../../src/endpoint/ipam-client.ts'
 import type { Target } from '../../src/nsm/channel.ts'
+import { freePort } from '../support/free-port.ts'
 import { scratchDir } from '../support/scratch.ts'
 import { enrolInto } from './enrol.ts'
 import { GoMesh } from './go-mesh.ts'
 import { buildGoPeers, suiteName } from './go-peers.ts'
-import { freePort } from './go-process.ts'
 import { type OurSite, startOurSite } from './our-site.ts'
 
 const peers = await buildGoPeers()
@@ -51,32 +51,26 @@ async function join(
   return { address: addresses[0] ?? '', addresses, saw: lines.slice(1) }
 }
 
-const linkTimeoutMs = 15_000
-
 describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM and one of ours as two sites', peers), () => {
   test.each([
     ['NSM’s dials ours, which was there before it', 'vl3-1', 'true'],
     ['ours dials NSM’s, which has the lesser name', 'a-vl3', 'false'],
     ['ours dials NSM’s in the end when nobody does', 'vl3-1', 'false'],
-  ] as const)(
-    '%s: members of each reach those of the other, by TCP and by name',
-    async (_who, name, link) => {
-      const mesh = await startMesh()
-      const ours = await startOurSite(mesh, { name: 'ours-1' })
-      await serveTheirs(mesh, ours, { name, link })
-      const prefixes = () => ours.vl3.sites.linkWith(name)?.prefixes
-      await expect.poll(prefixes, { timeout: linkTimeoutMs }).toEqual(['10.64.1.0/24'])
-      const first = await join(mesh, ours, { at: name, name: 'go-1', ask: 'go-1.vl3' })
-      expect(first.address).toMatch(/^10\.64\.1\./)
-      const second = await join(mesh, ours, { at: 'ours-1', name: 'our-1', ask: 'go-1.vl3', reach: first.address })
-      expect(second.address).toBe('10.64.0.1')
-      expect(second.saw).toEqual(['ping 10.64.0.0', `dns NOERROR ${first.address}`, `reached ${first.address}`])
-      const third = await join(mesh, ours, { at: name, name: 'go-2', ask: 'our-1.vl3', reach: second.address })
-      expect(third.saw).toContain(`dns NOERROR ${second.address}`)
-      expect(third.saw).toContain(`reached ${second.address}`)
-    },
-    60_000,
-  )
+  ] as const)('%s: members of each reach those of the other, by TCP and by name', async (_who, name, link) => {
+    const mesh = await startMesh()
+    const ours = await startOurSite(mesh, { name: 'ours-1' })
+    await serveTheirs(mesh, ours, { name, link })
+    const prefixes = () => ours.vl3.sites.linkWith(name)?.prefixes
+    await expect.poll(prefixes).toEqual(['10.64.1.0/24'])
+    const first = await join(mesh, ours, { at: name, name: 'go-1', ask: 'go-1.vl3' })
+    expect(first.address).toMatch(/^10\.64\.1\./)
+    const second = await join(mesh, ours, { at: 'ours-1', name: 'our-1', ask: 'go-1.vl3', reach: first.address })
+    expect(second.address).toBe('10.64.0.1')
+    expect(second.saw).toEqual(['ping 10.64.0.0', `dns NOERROR ${first.address}`, `reached ${first.address}`])
+    const third = await join(mesh, ours, { at: name, name: 'go-2', ask: 'our-1.vl3', reach: second.address })
+    expect(third.saw).toContain(`dns NOERROR ${second.address}`)
+    expect(third.saw).toContain(`reached ${second.address}`)
+  })
 
   test('NSM’s leaves: its link ends at once, and its names are nobody’s', async () => {
     const mesh = await startMesh()
@@ -87,7 +81,7 @@ describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM and one of ours as
     expect(await theirs.stop()).toBe(0)
     expect(ours.vl3.sites.linkWith('vl3-1')).toBe(undefined)
     expect((await join(mesh, ours, { at: 'ours-1', name: 'late', ask: 'nobody.vl3' })).saw).toContain('dns NXDOMAIN')
-  }, 60_000)
+  })
 
   test('a client of NSM hears an echo that comes back at once', async () => {
     const mesh = await startMesh()
@@ -96,7 +90,7 @@ describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM and one of ours as
     const { address, saw } = await join(mesh, ours, { at: 'ours-1', name: 'self', ask: 'self.vl3', reach: own })
     expect(address).toBe(own)
     expect(saw).toEqual(['ping 10.64.0.0', `dns NOERROR ${own}`, `reached ${own}`])
-  }, 60_000)
+  })
 
   test('two of NSM and one of ours: every member reaches every other, by TCP and by name', async () => {
     const mesh = await startMesh()
@@ -116,7 +110,7 @@ describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM and one of ours as
       met.push({ name, address })
     }
     expect(new Set(met.map(({ address }) => address.replace(/\d+$/, ''))).size).toBe(3)
-  }, 90_000)
+  })
 })
 
 describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM as a further site of `nsm serve`', peers), () => {
@@ -152,12 +146,14 @@ describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM as a further site 
     expect(near.saw).toEqual(['ping 10.64.0.0', `dns NOERROR ${far.address}`, `reached ${far.address}`])
     await restart()
     // NSM's clients heal to any endpoint of the service meanwhile: others tell whether the sites are linked.
-    const other = await join(mesh, site, { service, at: 'blue-vl3-theirs', name: 'other', ask: 'other.blue' })
+    // Also one that has just come: then it is started again.
+    const wanted = { service, at: 'blue-vl3-theirs', name: 'other', ask: 'other.blue' }
+    const other = await vi.waitFor(() => join(mesh, site, wanted), { timeout: 120_000 })
     const late = { service, at: 'blue-vl3', name: 'late', ask: 'other.blue', reach: other.address }
     const seen = () => join(mesh, site, late).then(({ saw }) => saw)
-    await expect.poll(seen, { timeout: 40_000 }).toContain(`reached ${other.address}`)
+    await expect.poll(seen).toContain(`reached ${other.address}`)
     expect(await seen()).toContain(`dns NOERROR ${other.address}`)
-  }, 90_000)
+  })
 
   test('it leases a prefix of each family, and members reach each other by both', async () => {
     const { mesh, site } = await startNetwork(['10.64.0.0/16', 'fd64::/48'])
@@ -174,7 +170,7 @@ describe.skipIf(!peers.path)(suiteName('a vL3 endpoint of NSM as a further site 
     expect(late.saw).toEqual(expect.arrayContaining(near.addresses.map((address) => `reached ${address}`)))
     expect(near.saw).toContain(`dns NOERROR ${far.address}`)
     expect(late.saw).toContain(`dns NOERROR ${near.address}`)
-  }, 60_000)
+  })
 })
 
 describe.skipIf(!peers.path)(suiteName('the prefix service of NSM', peers), () => {
@@ -198,10 +194,10 @@ describe.skipIf(!peers.path)(suiteName('the prefix service of NSM', peers), () =
     await service.stop()
     const again = await mesh.serve('ipam', { prefix: '10.64.0.0/16' }, service)
     const late = await hold(mesh, again, ['10.64.1.0/24'])
-    await expect.poll(() => take(first), { timeout: linkTimeoutMs }).toMatch(/^10\.64\.[12]\.0/)
-    expect(await take(late)).toMatch(/^10\.64\.[123]\.0/)
+    await expect.poll(() => take(first)).toMatch(/^10\.64\.[1-9]\d*\.0/)
+    expect(await take(late)).toMatch(/^10\.64\.[1-9]\d*\.0/)
     expect(await take(await hold(mesh, again))).not.toBe('10.64.0.0/24')
-  }, 60_000)
+  })
 
   test('says that none is left, and the site is told so', async () => {
     const mesh = await startMesh()
@@ -209,7 +205,7 @@ describe.skipIf(!peers.path)(suiteName('the prefix service of NSM', peers), () =
     const [first, second] = [await hold(mesh, service), await hold(mesh, service)]
     expect(formatPrefix(await first.take(whole))).toBe('10.64.0.0/24')
     await expect(second.take(whole)).rejects.toMatchObject({ name: 'NsmError' })
-  }, 60_000)
+  })
 
   test('divides one network between an endpoint of NSM and one of ours', async () => {
     const mesh = await startMesh()
@@ -221,5 +217,5 @@ describe.skipIf(!peers.path)(suiteName('the prefix service of NSM', peers), () =
     const far = await join(mesh, ours, { at: 'vl3-1', name: 'far', ask: 'far.vl3' })
     const near = await join(mesh, ours, { at: 'ours-1', name: 'near', ask: 'far.vl3', reach: far.address })
     expect(near.saw).toContain(`reached ${far.address}`)
-  }, 60_000)
+  })
 })

@@ -3,7 +3,8 @@ import { existsSync, linkSync, mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import { freePort, startProgram } from './go-process.ts'
+import { freePort } from '../support/free-port.ts'
+import { startProgram } from './go-process.ts'
 
 const run = promisify(execFile)
 

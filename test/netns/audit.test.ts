@@ -40,7 +40,7 @@ describe.skipIf(why !== undefined)(`the audit log of a network${why ? `: skipped
   }
 
   const connect = (machine: string, ...more: string[]) =>
-    run(machine, 'connect', service, '--name', machine, '--timeout', '25s', '--json', ...more)
+    run(machine, 'connect', service, '--name', machine, '--timeout', '60s', '--json', ...more)
 
   const spawnOn = (machine: string, ...command: string[]) => {
     const state = join(rig.dir, machine)
@@ -73,7 +73,7 @@ describe.skipIf(why !== undefined)(`the audit log of a network${why ? `: skipped
     joinA = /^nsm:\S+/m.exec(said)?.[0] ?? ''
     openJoin = /^# (nsm:\S+)/m.exec(said)?.[1] ?? ''
     canaries.push(/jt=([\w-]+)/.exec(joinA)?.[1] ?? 'no token')
-  }, 60_000)
+  })
 
   afterAll(async () => {
     for (const child of children) {
@@ -95,10 +95,12 @@ describe.skipIf(why !== undefined)(`the audit log of a network${why ? `: skipped
     const b = await connect('b', '--join', open, '--token-file', good)
     expect(b.code, b.err).toBe(0)
     canaries.push('canary-claim-of-the-job')
-    expect((await rig.inside('a', 'ping', ['-c', '1', '-W', '5', nameOf('b')])).code).toBe(0)
-  }, 120_000)
+    expect(await rig.pings('a', nameOf('b'))).toBe(true)
+  })
 
   test('one record ties the identity to service, connection, addresses and WireGuard key, on both sides alike', async () => {
+    await expect.poll(() => eventsOf('s', 'serve-audit.jsonl', 'conn.up')).toHaveLength(2)
+    await expect.poll(() => eventsOf('a', 'audit.jsonl', 'conn.up')).toHaveLength(1)
     const [own] = await eventsOf('a', 'audit.jsonl', 'conn.up')
     const ups = await eventsOf('s', 'serve-audit.jsonl', 'conn.up')
     const theirs = ups.find(({ id }) => id === own?.['id'])
@@ -113,25 +115,26 @@ describe.skipIf(why !== undefined)(`the audit log of a network${why ? `: skipped
       expect.objectContaining({ id: theirs?.['id'], rule: 'join-token', address: '192.0.2.2' }),
     )
     expect(issued).toContainEqual(expect.objectContaining({ rule: 'allow-1', issuer: 'issuer', address: '192.0.2.3' }))
-  }, 60_000)
+  })
 
   test('each refusal is on record with its reason, at the server and at the machine', async () => {
-    const denied = await eventsOf('s', 'serve-audit.jsonl', 'exchange.deny')
-    expect(denied.map(({ reason }) => reason)).toEqual(['TOKEN_AUDIENCE', 'TOKEN_REUSED'])
-    const failed = await eventsOf('b', 'audit.jsonl', 'login.fail')
-    expect(failed.map(({ reason }) => reason)).toEqual(['TOKEN_AUDIENCE', 'TOKEN_REUSED'])
+    const reasonsOf = async (...where: Parameters<typeof eventsOf>) =>
+      (await eventsOf(...where)).map(({ reason }) => reason)
+    const reasons = ['TOKEN_AUDIENCE', 'TOKEN_REUSED']
+    await expect.poll(() => reasonsOf('s', 'serve-audit.jsonl', 'exchange.deny')).toEqual(reasons)
+    await expect.poll(() => reasonsOf('b', 'audit.jsonl', 'login.fail')).toEqual(reasons)
   })
 
   test('a disconnect is on record on both sides, and every log is whole', async () => {
     for (const machine of ['a', 'b']) expect((await run(machine, 'disconnect')).code).toBe(0)
-    await expect.poll(() => eventsOf('s', 'serve-audit.jsonl', 'conn.down'), { timeout: 10_000 }).toHaveLength(2)
-    await expect.poll(() => eventsOf('a', 'audit.jsonl', 'conn.down'), { timeout: 10_000 }).toHaveLength(1)
+    await expect.poll(() => eventsOf('s', 'serve-audit.jsonl', 'conn.down')).toHaveLength(2)
+    await expect.poll(() => eventsOf('a', 'audit.jsonl', 'conn.down')).toHaveLength(1)
     for (const machine of ['s', 'a', 'b']) {
       const { code, out } = await run(machine, 'audit', '--verify', '--json')
       expect([code, JSON.parse(out).logs[0].problem]).toEqual([0, undefined])
       expect((await run(machine, 'audit')).out).toContain('spiffe://')
     }
-  }, 60_000)
+  })
 
   test('signals that make other programs write their memory to a file make none', async () => {
     for (const pid of await daemons()) for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) process.kill(pid, signal)

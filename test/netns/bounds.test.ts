@@ -14,7 +14,7 @@ describe.skipIf(why !== undefined)(`the bounds of a member, in namespaces${why ?
   const on = (machine: string, line: string) => rig.inside(machine, line.split(' ')[0] ?? '', line.split(' ').slice(1))
   const view = async () => (await rig.status('a')).connections[0]
   const becomes = (state: string) => eventually(async () => (await view())?.state === state)
-  const pings = async (address = '10.64.0.0') => (await on('a', `ping -c 1 -W 1 ${address}`)).code === 0
+  const pings = () => rig.pings('a', '10.64.0.0')
   const wayTo = async (address: string) => (await on('a', `ip route get ${address}`)).out
   /** Inner packets that left by the network instead of the tunnel since the capture began. */
   const leaked = async () => /packets (\d+)/.exec((await on('a', 'nft list table inet capture')).out)?.[1]
@@ -22,7 +22,7 @@ describe.skipIf(why !== undefined)(`the bounds of a member, in namespaces${why ?
   beforeAll(async () => {
     rig = await MeshRig.open('nsmfb', ['s', 'a', 'x'])
     const join = await rig.file('join-a', await rig.serve())
-    const connected = await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '20s', '--join', join)
+    const connected = await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '60s', '--join', join)
     expect(connected.code, connected.err).toBe(0)
     device = (await view())?.interfaceName ?? ''
     await on('a', 'nft add table inet capture')
@@ -60,10 +60,8 @@ describe.skipIf(why !== undefined)(`the bounds of a member, in namespaces${why ?
 
   test('E6: a network that the machine joins comes first; the service is back when it is left', async () => {
     await on('a', 'ip addr add 10.64.200.5/24 dev eth0')
-    await becomes('healing')
-    expect(await view()).toMatchObject({
-      error: { code: 'CONFLICT', message: expect.stringContaining('10.64.200.0/24') },
-    })
+    const error = { code: 'CONFLICT', message: expect.stringContaining('10.64.200.0/24') }
+    await expect.poll(view).toMatchObject({ state: 'healing', error })
     expect(await wayTo('10.64.200.9')).toContain('dev eth0')
     await on('a', 'ip addr del 10.64.200.5/24 dev eth0')
     await becomes('up')
@@ -96,7 +94,7 @@ describe.skipIf(why !== undefined)(`the bounds of a member, in namespaces${why ?
       return (await rig.inside(machine, process.execPath, ['-e', script])).out.trim()
     }
     await eventually(async () => (await ask('a', 'elsewhere.example')) === '2001:db8::66')
-    expect((await rig.nsm('a', 'connect', service, '--dns-mode', 'exclusive', '--timeout', '20s')).code).toBe(0)
+    expect((await rig.nsm('a', 'connect', service, '--dns-mode', 'exclusive', '--timeout', '60s')).code).toBe(0)
     expect(await ask('a', nameOf('a'))).toMatch(/ENODATA|ENOTFOUND/)
     expect(await ask('a', 'elsewhere.example')).toBe('2001:db8::66')
     expect((await on('x', 'ip addr del 192.0.2.254/24 dev eth0')).code).toBe(0)
@@ -110,8 +108,8 @@ describe.skipIf(why !== undefined)(`the bounds of a member, in namespaces${why ?
 
   test('E9: the neighbour reaches the machine, and not its address in the tunnel', async () => {
     await on('x', 'ip route add 10.64.0.1 via 192.0.2.2')
-    expect((await on('x', 'ping -c 1 -W 1 192.0.2.2')).code).toBe(0)
-    expect((await on('x', 'ping -c 1 -W 1 10.64.0.1')).code).not.toBe(0)
+    expect(await rig.pings('x', '192.0.2.2')).toBe(true)
+    expect(await rig.reaches('x', '10.64.0.1')).toBe(false)
     expect(await pings()).toBe(true)
   })
 
@@ -129,7 +127,7 @@ describe.skipIf(why !== undefined)(`what a member leaves behind${why ? `: skippe
     rig = await MeshRig.open('nsmfl', ['s', 'a'])
     untouched = await rig.fingerprint('a')
     const join = await rig.file('join-a', await rig.serve())
-    const connected = await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '20s', '--join', join)
+    const connected = await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '60s', '--join', join)
     expect(connected.code, connected.err).toBe(0)
   })
   afterAll(() => rig.close())
@@ -140,7 +138,7 @@ describe.skipIf(why !== undefined)(`what a member leaves behind${why ? `: skippe
   })
 
   test('M16: leaving puts everything back', async () => {
-    expect((await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '20s')).code).toBe(0)
+    expect((await rig.nsm('a', 'connect', service, '--name', 'a', '--timeout', '60s')).code).toBe(0)
     expect(await rig.fingerprint('a')).not.toBe(untouched)
     expect((await rig.nsm('a', 'disconnect')).code).toBe(0)
     expect(await rig.fingerprint('a')).toBe(untouched)

@@ -11,7 +11,7 @@ import { killed } from '../support/local-process.ts'
 /* Programs as they are, each with its own resolver library, ask `nsm dns serve` through the system's file. */
 
 const execute = promisify(execFile)
-const namespace = `nsmq${process.pid % 10_000}`
+const namespace = `nsmq${process.pid}`
 const etc = `/etc/netns/${namespace}`
 const scratch = join(tmpdir(), namespace)
 const root = resolve(import.meta.dirname, '../..')
@@ -101,7 +101,7 @@ describe.skipIf(!able)(`netns: clients of nsm dns serve${able ? '' : ' (skipped,
     await inside('ip', ['address', 'add', '198.18.8.1/24', 'dev', 'd0'])
     await inside('ip', ['link', 'set', 'd0', 'up'])
     for (const dir of [etc, scratch]) await mkdir(dir, { recursive: true })
-    await writeFile(join(etc, 'resolv.conf'), 'nameserver 127.0.0.55\nsearch svc.test\noptions timeout:2 attempts:1\n')
+    await writeFile(join(etc, 'resolv.conf'), 'nameserver 127.0.0.55\nsearch svc.test\noptions timeout:30 attempts:1\n')
     await start(process.execPath, [fixture, 'upstreams', scratch])
     const scopes = ['--scope', 'svc.test=127.0.0.3', '--default', '127.0.0.2']
     await start(nsmProgram, ['dns', 'serve', '--listen', '127.0.0.55:53', ...scopes])

@@ -11,7 +11,7 @@ describe.skipIf(why !== undefined)(`nsm dns in namespaces${why ? `: skipped, ${w
     expect(ended.code, ended.err + ended.out).toBe(0)
     return JSON.parse(ended.out)
   }
-  const connect = (...more: string[]) => nsm('connect', service, '--name', 'a', '--timeout', '20s', ...more)
+  const connect = (...more: string[]) => nsm('connect', service, '--name', 'a', '--timeout', '60s', ...more)
 
   beforeAll(async () => {
     rig = await MeshRig.open('nsmdq', ['s', 'a'])

@@ -44,13 +44,10 @@ for (const { what, setUp, from, method } of machines) {
     const connect = async (machine: string) => {
       const join = `/run/join-${machine}`
       await nsm('hub', `invite > ${join}`)
-      return JSON.parse(await nsm(machine, `connect ${service} --name ${machine} --join ${join} --timeout 20s --json`))
+      return JSON.parse(await nsm(machine, `connect ${service} --name ${machine} --join ${join} --timeout 60s --json`))
     }
     const expectAsBefore = async () => {
-      await vi.waitFor(async () => expect(await inRoom.picture()).toBe(inRoom.before), {
-        timeout: 10_000,
-        interval: 200,
-      })
+      await expect.poll(() => inRoom.picture()).toBe(inRoom.before)
       expect(await inRoom.lookUp('www.example')).toBe('192.0.2.80')
       expect(await inRoom.lookUp(nameOf('peer'))).toBe('')
     }
@@ -58,7 +55,7 @@ for (const { what, setUp, from, method } of machines) {
     beforeAll(async () => {
       const serve = nsm('hub', 'serve > /run/hub.out 2> /run/hub.log < /dev/null')
       serve.catch(() => {})
-      await vi.waitFor(() => inRoom.shell("grep -q '^nsm://' /run/hub.out"), { timeout: 20_000, interval: 100 })
+      await vi.waitFor(() => inRoom.shell("grep -q '^nsm://' /run/hub.out"), { timeout: 120_000, interval: 100 })
       await connect('peer')
     })
 

@@ -7,9 +7,9 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 const execute = promisify(execFile)
-const namespace = `nsmd${process.pid % 10_000}`
+const namespace = `nsmd${process.pid}`
 const etc = `/etc/netns/${namespace}`
-const original = '# of this namespace\nnameserver 127.0.0.2\nsearch lan.example\noptions timeout:1 attempts:1\n'
+const original = '# of this namespace\nnameserver 127.0.0.2\nsearch lan.example\noptions timeout:30 attempts:1\n'
 const isRoot = process.getuid?.() === 0
 const hasIp = await execute('ip', ['netns', 'list']).then(
   () => true,

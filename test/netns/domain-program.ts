@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import dnsPacket from 'dns-packet'
 import { startGoDomain } from '../interop/go-domain.ts'
 import { GoMesh } from '../interop/go-mesh.ts'
-import { freePort } from '../interop/go-process.ts'
 import { type DomainTable, domainAnswers } from '../support/domain-dns.ts'
+import { freePort } from '../support/free-port.ts'
 
 /* usage: domain-program.ts PEERS ADDRESS: a domain `far.test` of NSM's programs on the loopback of the namespace it runs in,
  * and the name server that knows it at ADDRESS. Says where the SPIFFE agent of the laptop is, as one line of JSON. */

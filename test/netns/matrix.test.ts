@@ -19,7 +19,7 @@ describe.skipIf(why !== undefined)(`red and green, in namespaces${why ? `: skipp
 
   const join = async (machine: string, service: Member['service'], ...more: string[]) => {
     const invitation = await rig.invite(`join-${machine}-${service}`, servers[service])
-    return rig.nsm(machine, 'connect', service, '--name', machine, '--timeout', '20s', '--join', invitation, ...more)
+    return rig.nsm(machine, 'connect', service, '--name', machine, '--timeout', '60s', '--join', invitation, ...more)
   }
   const enter = async (machine: string, service: Member['service']) => {
     const joined = await join(machine, service, '--json')
@@ -54,16 +54,17 @@ describe.skipIf(why !== undefined)(`red and green, in namespaces${why ? `: skipp
     for (const [machine, [prefix, device]] of Object.entries(intoTunnel)) {
       expect((await rig.inside(machine, 'ip', ['route', 'add', prefix, 'dev', device])).code).toBe(0)
     }
+    const isMet = (from: Member, to: Member) => from.service === to.service || from.machine === to.machine
     const pairs = members.flatMap((from) => members.map((to) => ({ from, to })))
     const results = await Promise.all(
       pairs.map(async ({ from, to }) => {
-        const { code } = await rig.inside(from.machine, 'ping', ['-c', '1', '-W', '1', '-I', from.address, to.address])
+        const wait = isMet(from, to) ? '60' : '1'
+        const { code } = await rig.inside(from.machine, 'ping', ['-c', '1', '-W', wait, '-I', from.address, to.address])
         return `${from.machine} ${from.service} -> ${to.machine} ${to.service}: ${code === 0 ? 'reached' : 'nothing'}`
       }),
     )
     const expected = pairs.map(({ from, to }) => {
-      const isReached = from.service === to.service || from.machine === to.machine
-      return `${from.machine} ${from.service} -> ${to.machine} ${to.service}: ${isReached ? 'reached' : 'nothing'}`
+      return `${from.machine} ${from.service} -> ${to.machine} ${to.service}: ${isMet(from, to) ? 'reached' : 'nothing'}`
     })
     expect(results).toEqual(expected)
   })
@@ -88,7 +89,7 @@ describe.skipIf(why !== undefined)(`red and green, in namespaces${why ? `: skipp
   test('leaving one service leaves the other as it is', async () => {
     expect((await rig.nsm('b', 'disconnect', 'red')).code).toBe(0)
     const green = members.find(({ machine, service }) => machine === 'g' && service === 'green')
-    expect((await rig.inside('b', 'ping', ['-c', '1', '-W', '2', green?.address ?? ''])).code).toBe(0)
+    expect(await rig.pings('b', green?.address ?? '')).toBe(true)
     expect((await rig.status('b')).connections.map(({ service }) => service)).toEqual(['green'])
   })
 

@@ -8,6 +8,7 @@ import { NsmError } from '../../src/base/errors.ts'
 import { readSettings } from '../../src/base/settings.ts'
 import { connectDaemon } from '../../src/daemon/client.ts'
 import type { ConnectionView, StatusResult } from '../../src/daemon/protocol.ts'
+import { answeredOf } from './tunnel-network.ts'
 
 const program = nsmProgram
 
@@ -29,6 +30,8 @@ export interface Ended {
   readonly err: string
 }
 
+/** For a program that hangs; longer than any of its own limits. */
+const commandLimitMs = 120_000
 /** Two cores are shared with what is waited for. */
 const askAgainMs = 20
 
@@ -84,16 +87,44 @@ export class MeshRig {
 
   /** Joins a machine to the service, at the endpoint with the label `site`, and gives the connection. */
   async connect(machine: string, join: string, site: string): Promise<ConnectionView> {
-    const flags = ['--name', machine, '--timeout', '20s', '--json', '--join', join]
+    const flags = ['--name', machine, '--timeout', '60s', '--json', '--join', join]
     const { code, out, err } = await this.nsm(machine, 'connect', `kernel://${service}?site=${site}`, ...flags)
     const [view] = code === 0 ? JSON.parse(out).connections : []
     if (!view) throw new NsmError('BUG', `${machine} is not connected: ${out}${err}`, 'mend the rig')
     return view
   }
 
-  /** True when one ping is answered. */
-  async reaches(from: string, to: string): Promise<boolean> {
-    return (await this.inside(from, 'ping', ['-c', '1', '-W', '1', to])).code === 0
+  /** True when one ping is answered at once; for those who ask again, or expect no answer. */
+  reaches(from: string, to: string): Promise<boolean> {
+    return this.#ping(from, to, 1)
+  }
+
+  /** True when one ping is answered, however slow the machine is. */
+  pings(from: string, to: string): Promise<boolean> {
+    return this.#ping(from, to, 60)
+  }
+
+  /** Pings ten times a second until `end`, then until one more is answered; gives the number of those that were not. */
+  async lostMeanwhile(from: string, to: string, end: Promise<unknown>): Promise<number> {
+    const args = ['netns', 'exec', `${this.prefix}-${from}`, 'ping', '-i', '0.1', to]
+    const child = spawn('ip', args, { stdio: ['ignore', 'pipe', 'inherit'] })
+    let isOver = false
+    const isSettled = () => {
+      isOver = true
+    }
+    end.then(isSettled, isSettled)
+    let said = ''
+    try {
+      for await (const chunk of child.stdout) {
+        said += String(chunk)
+        if (isOver) break
+      }
+    } finally {
+      child.kill('SIGKILL')
+    }
+    await end
+    const answered = answeredOf(said)
+    return (answered.at(-1) ?? Number.POSITIVE_INFINITY) - answered.length
   }
 
   /** Starts `nsm serve` on machine `s` and gives the join text it printed. */
@@ -111,9 +142,9 @@ export class MeshRig {
     let said = ''
     for await (const chunk of child.stdout) {
       said += String(chunk)
-      if (/^nsm:\/\/.*\n/m.test(said)) break
+      if (/^nsm:\/\/.*\n/m.test(said)) return said
     }
-    return said
+    throw new NsmError('BUG', `nsm serve on ${machine} ended before it served`, 'see what it said')
   }
 
   /** Stops or continues the server of a machine without its noticing. */
@@ -228,7 +259,11 @@ export class MeshRig {
     await this.inside(machine, 'ip', ['addr', 'add', ...address, 'dev', 'eth0'])
     await this.inside(machine, 'ip', ['link', 'set', 'eth0', 'up', 'addrgenmode', 'none'])
     await mkdir(`/etc/netns/${name}`, { recursive: true })
-    await writeFile(`/etc/netns/${name}/resolv.conf`, '# of the machine\nnameserver 192.0.2.254\noptions timeout:1\n')
+    await writeFile(`/etc/netns/${name}/resolv.conf`, '# of the machine\nnameserver 192.0.2.254\noptions timeout:15\n')
+  }
+
+  async #ping(from: string, to: string, seconds: number): Promise<boolean> {
+    return (await this.inside(from, 'ping', ['-c', '1', '-W', `${seconds}`, to])).code === 0
   }
 
   #environment(machine: string): Record<string, string> {
@@ -238,9 +273,14 @@ export class MeshRig {
 
   #command(command: string, args: readonly string[], environment: Record<string, string> = {}): Promise<Ended> {
     return new Promise((done) => {
-      execFile(command, [...args], { env: { ...process.env, ...environment }, timeout: 60_000 }, (error, out, err) => {
-        done({ code: error ? Number(error.code ?? 1) : 0, out, err })
-      })
+      execFile(
+        command,
+        [...args],
+        { env: { ...process.env, ...environment }, timeout: commandLimitMs },
+        (error, out, err) => {
+          done({ code: error ? Number(error.code ?? 1) : 0, out, err })
+        },
+      )
     })
   }
 }
@@ -262,8 +302,8 @@ export const nameOf = (machine: string) => `${machine}.${service}.nsm.internal`
 export async function tcpThrough(rig: MeshRig, from: string, to: string, name = nameOf(to)): Promise<string> {
   const server = `const s = require('node:net').createServer((c) => { c.end(c.remoteAddress.replace('::ffff:', '')); s.close() })
     s.listen(8080)`
-  const client = `let n = 0; const dial = () => { const c = require('node:net').connect(8080, '${name}')
-    c.on('data', (d) => process.stdout.write(d)); c.on('error', () => n++ < 50 && setTimeout(dial, 100)) }; dial()`
+  const client = `const dial = () => { const c = require('node:net').connect(8080, '${name}')
+    c.on('data', (d) => process.stdout.write(d)); c.on('error', () => setTimeout(dial, 100)) }; dial()`
   const [, answer] = await Promise.all([
     rig.inside(to, process.execPath, ['-e', server]),
     rig.inside(from, process.execPath, ['-e', client]),

@@ -1,6 +1,5 @@
 import { rename } from 'node:fs/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { sleep, systemClock } from '../../src/base/clock.ts'
 import { policyText } from '../support/policy.ts'
 import { eventually, MeshRig, nameOf, service, whyNotHere } from './mesh-rig.ts'
 
@@ -20,7 +19,7 @@ describe.skipIf(why !== undefined)(`nsm serve --policy in namespaces${why ? `: s
   const connect = async (machine: string) => {
     const { out } = await rig.nsm('s', 'invite', '--id', `/team/${machine}`)
     const join = await rig.file(`join-${machine}`, out)
-    return rig.nsm(machine, 'connect', service, '--name', machine, '--timeout', '20s', '--json', '--join', join)
+    return rig.nsm(machine, 'connect', service, '--name', machine, '--timeout', '60s', '--json', '--join', join)
   }
   const rewrite = async (members: readonly string[]) => {
     await rename(await rig.file('policy.next', policyText(words(members))), path)
@@ -69,27 +68,25 @@ describe.skipIf(why !== undefined)(`nsm serve --policy in namespaces${why ? `: s
     expect([refused.code, refused.out]).toEqual([5, expect.stringContaining('NOT_GRANTED')])
   })
 
-  test('a grant that leaves the file stops the packets of its machine within 5 s, and nobody else notices', async () => {
+  test('a grant that leaves the file stops the packets of its machine, and nobody else notices', async () => {
     const addressOf = async (machine: string) =>
       (await rig.status(machine)).connections[0]?.addresses[0]?.split('/')[0] ??
       expect.fail(`${machine} has no address`)
     const [a, d] = [await addressOf('a'), await addressOf('d')]
-    // Ten a second for eight seconds: a pause or a lost packet shows.
-    const undisturbed = rig.inside('b', 'ping', ['-i', '0.1', '-c', '80', '-q', d])
-    await rewrite(['b', 'd'])
-    await sleep(systemClock, 5_000)
-    expect(await rig.reaches('b', a)).toBe(false)
-    expect((await undisturbed).out).toContain(' 0% packet loss')
+    const stopped = rewrite(['b', 'd']).then(() => eventually(async () => !(await rig.reaches('b', a))))
+    expect(await rig.lostMeanwhile('b', d, stopped)).toBe(0)
     expect((await rig.status('d')).connections[0]?.state).toBe('up')
   })
 
   test('the machine that is out says so, and is in again when its grant is back', async () => {
-    expect((await rig.status('a')).connections).toMatchObject([
-      {
-        state: 'healing',
-        error: { code: 'REFUSED', message: expect.stringContaining(`NOT_GRANTED: request ${service}`) },
-      },
-    ])
+    await expect
+      .poll(async () => (await rig.status('a')).connections)
+      .toMatchObject([
+        {
+          state: 'healing',
+          error: { code: 'REFUSED', message: expect.stringContaining(`NOT_GRANTED: request ${service}`) },
+        },
+      ])
     await rewrite(['a', 'b', 'd'])
     await eventually(() => rig.reaches('a', nameOf('b')))
   })

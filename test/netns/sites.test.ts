@@ -40,9 +40,9 @@ describe.skipIf(why !== undefined)(`one vL3 of two sites in namespaces${why ? `:
     await rig.serve('--site', 'east')
     const site = await rig.file('site', (await rig.nsm('s', 'invite', '--endpoint', '--id', 'west')).out)
     await rig.serveOn('t', '--join', site, '--site', 'west')
-  }, 60_000)
+  })
 
-  afterAll(() => rig.close(), 60_000)
+  afterAll(() => rig.close())
 
   test('members of both sites join, each with an address of its site and the route of the whole network', async () => {
     const a = await connect('a', await rig.invite('join-a'), 'east')
@@ -58,11 +58,11 @@ describe.skipIf(why !== undefined)(`one vL3 of two sites in namespaces${why ? `:
     ])
     for (const view of [a, c]) expect(view.routes).toContain('10.64.0.0/16')
     expect(c.manager).not.toBe(a.manager)
-  }, 60_000)
+  })
 
   test('every member reaches every other by address', async () => {
     await allPairs()
-  }, 30_000)
+  })
 
   test('every member reaches every other by name, and sees its own address as the source', async () => {
     for (const from of members) {
@@ -70,51 +70,52 @@ describe.skipIf(why !== undefined)(`one vL3 of two sites in namespaces${why ? `:
       const seen = await Promise.all(others.map((to) => tcpThrough(rig, from, to)))
       expect(seen).toEqual(others.map(() => addresses.get(from)))
     }
-  }, 60_000)
+  })
 
   test('a name that no site knows is NXDOMAIN', async () => {
-    const asked = await rig.inside('a', process.execPath, ['-e', lookup(nameOf('nobody'))])
-    expect(asked.out).toBe('ENOTFOUND')
-  }, 20_000)
+    const ask = () => rig.inside('a', process.execPath, ['-e', lookup(nameOf('nobody'))])
+    await eventually(async () => (await ask()).out === 'ENOTFOUND')
+  })
 
   test('an address of the other site has its name', async () => {
     const reverse = `require('node:dns').reverse('${addresses.get('c')}', (e, names) => process.stdout.write(e ? e.code : names.join()))`
-    expect((await rig.inside('a', process.execPath, ['-e', reverse])).out).toBe(nameOf('c'))
-  }, 20_000)
+    await eventually(async () => (await rig.inside('a', process.execPath, ['-e', reverse])).out === nameOf('c'))
+  })
 
   test('the second site is killed and started again: it keeps its prefix, members keep their addresses', async () => {
     await rig.killServe('SIGKILL', 't')
     await rig.serveOn('t', '--site', 'west')
     await allPairs()
     await sameAddresses()
-  }, 60_000)
+  })
 
   test('the first site is killed and started again: everybody reaches everybody as before', async () => {
     await rig.killServe('SIGKILL', 's')
     await rig.serve('--site', 'east')
     await allPairs()
     await sameAddresses()
-  }, 60_000)
+  })
 
   test('the sites do not reach each other for a while: each goes on by itself, then they are one again', async () => {
     await rig.inside('s', 'ip', ['route', 'add', 'blackhole', '192.0.2.2/32'])
     await eventually(async () => !(await reaches('a', addresses.get('c') ?? '')))
-    expect(await reaches('a', addresses.get('b') ?? '')).toBe(true)
-    expect(await reaches('c', addresses.get('d') ?? '')).toBe(true)
+    expect(await rig.pings('a', addresses.get('b') ?? '')).toBe(true)
+    expect(await rig.pings('c', addresses.get('d') ?? '')).toBe(true)
     await rig.inside('s', 'ip', ['route', 'del', 'blackhole', '192.0.2.2/32'])
     await allPairs()
     await sameAddresses()
-  }, 60_000)
+  })
 
   test('the second site starts while the first one is away, serves its members, and is linked when it returns', async () => {
     await rig.killServe('SIGKILL', 's')
     await rig.killServe('SIGTERM', 't')
-    void rig.serveOn('t', '--site', 'west')
+    // It has nothing to print before the first one is back.
+    void rig.serveOn('t', '--site', 'west').catch(() => {})
     await eventually(() => reaches('c', addresses.get('d') ?? ''))
     await rig.serve('--site', 'east')
     await allPairs()
     await sameAddresses()
-  }, 90_000)
+  })
 })
 
 function lookup(name: string): string {

@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import packet from 'dns-packet'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
-import { listenCandidates, openDns } from '../../src/dns/dns.ts'
+import { openDns } from '../../src/dns/dns.ts'
 import { installSystemDns, readSystemUpstreams, repairSystemDns } from '../../src/dns/os/open.ts'
+import { listenCandidates } from '../../src/dns/own-addresses.ts'
 import { questionBytes } from './dns-client.ts'
 
 /** One process of the name space test: `dns-fixture.ts upstreams|resolver|repair|ask STATE-DIR|ADDRESS`. */

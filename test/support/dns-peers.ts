@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { questionBytes } from './dns-client.ts'
-import { freeUdpPort, killed } from './local-process.ts'
+import { freePort } from './free-port.ts'
+import { killed } from './local-process.ts'
 
 /** A server on 127.0.0.1. */
 export interface LocalServer {
@@ -47,10 +48,10 @@ export function versionText(name: PeerName): string {
 /** Starts a resolver that forwards everything to both upstreams, and waits until it answers. */
 export async function startPeer(name: PeerName, upstreams: readonly LocalServer[]): Promise<PeerResolver> {
   const dir = await mkdtemp(join(tmpdir(), `nsm-peer-${name}-`))
-  const port = await freeUdpPort()
+  const port = await freePort()
   const args = await starters[name]({ dir, port, upstreams })
   const child = spawn(name, args, { stdio: 'ignore' })
-  await answers(port)
+  await answers(port, child)
   return {
     port,
     async stop() {
@@ -100,14 +101,19 @@ async function unbound({ dir, port, upstreams }: Start): Promise<readonly string
 }
 
 /** Asks for a name that the upstreams know, until there is a reply. */
-async function answers(port: number): Promise<void> {
-  for (let i = 0; i < 100; i++) {
-    const socket = createSocket('udp4')
-    socket.on('error', () => {})
-    socket.send(questionBytes(readyName), port, '127.0.0.1')
-    const answered = await Promise.race([once(socket, 'message').then(() => true), pause(100, false)])
+async function answers(port: number, child: ChildProcess): Promise<void> {
+  const socket = createSocket('udp4')
+  // While nobody listens yet, the system says so.
+  socket.on('error', () => {})
+  const answered = new Promise<true>((resolve) => socket.once('message', () => resolve(true)))
+  socket.connect(port, '127.0.0.1')
+  await once(socket, 'connect')
+  try {
+    do {
+      if (child.exitCode !== null) throw new TypeError(`${child.spawnfile} ended before it answered`)
+      socket.send(questionBytes(readyName))
+    } while (!(await Promise.race([answered, pause(100, false)])))
+  } finally {
     socket.close()
-    if (answered) return
   }
-  throw new TypeError(`nothing answers on port ${port}`)
 }

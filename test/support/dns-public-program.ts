@@ -1,15 +1,15 @@
 import { execFileSync } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { openDns } from '../../src/dns/dns.ts'
 import { askUdp, questionBytes } from './dns-client.ts'
+import { createFakeClock } from './fake-clock.ts'
 
 /*
  * Our resolver before a server with a public address, as root in a network namespace of its own. The server echoes the
  * spelling it was asked in; for names under `forged` it first sends another address in lower case, for names under `lower`
- * it knows lower case only. Prints one JSON object.
+ * it knows lower case only. No time goes by, so nothing is asked twice. Prints one JSON object.
  */
 execFileSync('sh', [
   '-euc',
@@ -48,7 +48,7 @@ async function serve(address: string): Promise<Seen> {
 
 const [keeping, lowering] = [await serve('192.0.2.53'), await serve('192.0.2.54')]
 const dns = await openDns({
-  clock: systemClock,
+  clock: createFakeClock(),
   log: silentLog,
   listen: [{ address: '127.0.0.1', port: 0 }],
   defaultUpstreams: [{ address: '192.0.2.53', port: 53 }],
@@ -64,9 +64,9 @@ async function ask(name: string): Promise<{ readonly address: unknown; readonly 
 
 const answers: unknown[] = []
 for (let i = 0; i < 60; i++) answers.push((await ask(`NaMe${i}.a-long-enough-name.example`)).address)
-const own = await ask('WhAt.spelling.example')
-const forged = await ask('what.forged.example')
-for (let i = 0; i < 5; i++) answers.push((await ask(`host${i}.lower.example`)).address)
+const own = await ask('WhAt.a-long-enough-name.spelling.example')
+const forged = await ask('what.a-long-enough-name.forged.example')
+for (let i = 0; i < 5; i++) answers.push((await ask(`host${i}.a-long-enough-name.lower.example`)).address)
 const otherCase = dns.status().upstreams.reduce((sum, upstream) => sum + upstream.otherCase, 0)
 const isMixed = (name: string) => name !== name.toLowerCase()
 const result = {

@@ -1,9 +1,11 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
+import { sleep } from '../../src/base/clock.ts'
 import { askUdp, questionBytes } from './dns-client.ts'
 import { outcomeOf, ownersAddress, raced, scenarioScript, silenceMs } from './dns-scenarios.ts'
 import { DnsUpstream, scripts } from './dns-upstream.ts'
+import { createPatientClock } from './patient-clock.ts'
 
 /*
  * Runs the fan-out scenarios through systemd-resolved: `dns-resolved-program.ts BINARY`, as root in a mount and a network
@@ -47,20 +49,25 @@ function setUp(ports: readonly number[]): void {
 
 async function ask(name: string): Promise<string> {
   const asked = askUdp(53, questionBytes(name, { edns: 1232 }), stub).then(outcomeOf)
-  return Promise.race([asked, pause(silenceMs, 'none')])
+  return Promise.race([asked, sleep(clock, silenceMs).then(() => 'none')])
 }
 
 async function untilReady(): Promise<void> {
-  for (let i = 0; i < 100; i++) {
-    const asked = askUdp(53, questionBytes(readyName), stub).then(outcomeOf)
-    if ((await Promise.race([asked, pause(100, 'none')])) === ownersAddress) return
+  for (;;) {
+    if (resolved.exitCode !== null) throw new TypeError('systemd-resolved ended before it answered')
+    const asked = askUdp(53, questionBytes(readyName), stub).then(outcomeOf, () => 'closed')
+    if ((await Promise.race([asked, pause(1_000, 'none')])) === ownersAddress) return
+    await pause(50)
   }
-  throw new TypeError('systemd-resolved does not answer')
 }
 
 const knowsReady = (side: 'owner' | 'host') => (question: Parameters<ReturnType<typeof scenarioScript>>[0]) =>
   question.name === readyName ? scripts.answering(ownersAddress)(question) : scenarioScript(side)(question)
-const upstreams = [await DnsUpstream.open(knowsReady('owner')), await DnsUpstream.open(knowsReady('host'))]
+const clock = createPatientClock()
+const upstreams = [
+  await DnsUpstream.open(knowsReady('owner'), clock),
+  await DnsUpstream.open(knowsReady('host'), clock),
+]
 setUp(upstreams.map(({ target }) => target.port))
 const resolved = spawn(binary, { stdio: 'ignore' })
 await untilReady()

@@ -38,6 +38,7 @@ export function openFakeHub(config: HubConfig): FakeHub {
       rttMs: undefined,
       receivedBytes: received.get(publicKey) ?? 0,
       sentBytes: 0,
+      spoofed: 0,
       endpoint: seenAt.get(publicKey),
     })),
   })

@@ -1,5 +1,6 @@
 import type { Machine } from '../../src/connection/machine.ts'
-import type { HostNetwork } from '../../src/tunnel/tun/host.ts'
+import type { HostNetwork, InterfaceSettings } from '../../src/tunnel/tun/host.ts'
+import { networkWith } from './network-with.ts'
 
 /** A machine on which everything succeeds and nothing happens; `done` says what was asked of it. */
 export interface IdleMachine extends Machine {
@@ -14,6 +15,7 @@ const host: HostNetwork = {
 
 export function createIdleMachine(): IdleMachine {
   const done: string[] = []
+  let placed: InterfaceSettings | undefined
   const note = async (what: string) => void done.push(what)
   return {
     done,
@@ -28,16 +30,22 @@ export function createIdleMachine(): IdleMachine {
         handshake: async () => {},
         setMtu: async () => {},
         stats: async () => ({ peers: [], counters: {} }),
+        heard: () => 0,
         close: () => note('close'),
       }
     },
-    configureInterface: async ({ addresses }) => {
-      await note(`configure ${addresses}`)
+    configureInterface: async (settings) => {
+      placed = settings
+      await note(`configure ${settings.addresses}`)
       return () => note('unconfigure')
     },
-    updateInterface: async (_before, { addresses }) => note(`update ${addresses}`),
+    updateInterface: async (_before, after) => {
+      placed = after
+      await note(`update ${after.addresses}`)
+    },
     openFence: async () => ({ set: async () => {}, close: async () => {} }),
-    readHostNetwork: async () => host,
+    readHostNetwork: async () => networkWith(host, placed),
+    openHostChanges: async () => ({ any: () => true, close: () => {} }),
     routeTo: async () => ({ interfaceName: 'eth0', sourceAddress: '192.0.2.7', mtuBytes: 1_500 }),
     prepareTunnel: async () => {},
     openEcho: () => ({ send: () => {}, close: () => {} }),

@@ -1,5 +1,5 @@
 import { generateKeyPairSync } from 'node:crypto'
-import { createServer, type RequestListener } from 'node:http'
+import { createServer, type RequestListener, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Provider } from 'oidc-provider'
 
@@ -15,6 +15,8 @@ export interface LoginProvider {
   readonly issued: string[]
   /** True: it takes connections and answers none with anything but an error. */
   isAway: boolean
+  /** True: it does what it is asked at its token endpoint, and its answer gets lost. */
+  losesAnswers: boolean
   close(): Promise<void>
 }
 
@@ -32,6 +34,7 @@ export async function startLoginProvider(
   const server = createServer((request, response) => {
     if (provider.isAway) return void response.writeHead(503).end('away')
     if (/^\/token/.test(request.url ?? '')) {
+      if (provider.losesAnswers) loseAnswer(response)
       const parts: Buffer[] = []
       request.on('data', (part) => parts.push(part))
       request.once('end', () => asked.push(new URLSearchParams(Buffer.concat(parts).toString())))
@@ -64,7 +67,7 @@ export async function startLoginProvider(
   })
   handler = engine.callback()
   const provider: LoginProvider = {
-    ...{ url, asked, issued, isAway: false },
+    ...{ url, asked, issued, isAway: false, losesAnswers: false },
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())
@@ -72,6 +75,14 @@ export async function startLoginProvider(
       }),
   }
   return provider
+}
+
+/** Nothing of it leaves, and the connection is cut once it is made. */
+function loseAnswer(response: ServerResponse): void {
+  response.end = () => {
+    response.socket?.destroy()
+    return response
+  }
 }
 
 /** A person with a browser: follows redirects with cookies and fills in each form it is shown, until none is left. */

@@ -22,7 +22,8 @@ const gone: SystemLink = { interfaceName: 'nsm9', searchDomains: [], suffixes: [
 const common = { resolvConf, journalPath, log: silentLog }
 
 async function serve(link = blue): Promise<void> {
-  const { listenCandidates, openDns } = await import('../../src/dns/dns.ts')
+  const { openDns } = await import('../../src/dns/dns.ts')
+  const { listenCandidates } = await import('../../src/dns/own-addresses.ts')
   const { upstreams: defaultUpstreams } = await readSystemUpstreams(resolvConf)
   const dns = await openDns({ clock: systemClock, log: silentLog, listen: listenCandidates, defaultUpstreams })
   dns.setScopes('c1', [{ suffix: 'svc.test', mode: 'exclusive', upstreams: [{ address: '127.0.0.3', port: 53 }] }])

@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { afterAll, afterEach, beforeAll, expect, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect } from 'vitest'
 import type { DebianPackage } from './debian-packages.ts'
 import { openRoom, type Room, type RoomProgram } from './os-room.ts'
 import * as settings from './os-settings.ts'
@@ -92,6 +92,6 @@ function running(child: RoomProgram) {
     ...child,
     start: JSON.parse(child.said[0] ?? '{}'),
     /** Waits until it has said this. */
-    says: (what: unknown) => vi.waitFor(() => expect(child.said).toContain(JSON.stringify(what)), { timeout: 10_000 }),
+    says: (what: unknown) => expect.poll(() => child.said).toContain(JSON.stringify(what)),
   }
 }

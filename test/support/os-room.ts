@@ -62,7 +62,9 @@ export async function openRoom(setUp: string, name?: DebianPackage): Promise<Roo
         async stop(signal) {
           if (child.exitCode !== null || child.signalCode !== null) return
           const ended = once(child, 'exit')
-          process.kill(Number(await childOf(child.pid)), signal)
+          const pid = Number(await childOf(child.pid))
+          // To 0 it would go to this process and all of its group.
+          if (pid > 0) process.kill(pid, signal)
           await ended
         },
       }

@@ -34,7 +34,7 @@ dbus-daemon --system --fork --nopidfile
 ${startResolved}
 `
 
-const record = `nameserver ${hostServer}\\nsearch lan.example\\noptions timeout:1\\n`
+const record = `nameserver ${hostServer}\\nsearch lan.example\\noptions timeout:15\\n`
 
 /** openresolv with one record of a network card. */
 export const withOpenresolv = `
@@ -52,7 +52,7 @@ ln -s ../run/resolvconf/resolv.conf /etc/resolv.conf
 printf '${record}' | resolvconf -a eth0.inet
 `
 
-const text = `# of the host\\nnameserver ${hostServer}\\nsearch lan.example\\noptions timeout:1\\n`
+const text = `# of the host\\nnameserver ${hostServer}\\nsearch lan.example\\noptions timeout:15\\n`
 
 /** A plain file. */
 export const withFile = `rm -f /etc/resolv.conf\nprintf '${text}' > /etc/resolv.conf\n`

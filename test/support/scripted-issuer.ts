@@ -8,8 +8,8 @@ export interface IssuerQuestion {
   readonly form: URLSearchParams
 }
 
-/** An answer as JSON, a number: that status and no JSON, or the headers of a response. */
-export type IssuerAnswer = object | number | Response
+/** An answer as JSON, a number: that status and no JSON, the headers of a response, or one that gets lost on its way. */
+export type IssuerAnswer = object | number | Response | 'lost'
 
 /** An issuer of one test that answers what the test says, late if it likes. */
 export async function scriptedIssuer(
@@ -24,7 +24,8 @@ export async function scriptedIssuer(
     const question = { endpoint, form: new URLSearchParams(body.join('')) }
     questions.push(question)
     const given = await answer(question)
-    if (typeof given === 'number') response.writeHead(given).end('<html>')
+    if (given === 'lost') request.socket.destroy()
+    else if (typeof given === 'number') response.writeHead(given).end('<html>')
     else if (given instanceof Response) response.writeHead(given.status, Object.fromEntries(given.headers)).end()
     else response.writeHead('error' in given ? 400 : 200).end(JSON.stringify(given))
   })

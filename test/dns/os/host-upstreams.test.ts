@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { isOwnAddress, isStub, namesOnlyStub, upstreamsOf, whenChanged } from '../../../src/dns/os/host-upstreams.ts'
+import { isStub, namesOnlyStub, upstreamsOf, whenChanged } from '../../../src/dns/os/host-upstreams.ts'
 import { isAnothers } from '../../../src/dns/os/other-nsm.ts'
 import { buildResolvConf, parseResolvConf } from '../../../src/dns/os/resolv-conf.ts'
+import { isOwnAddress } from '../../../src/dns/own-addresses.ts'
 
 const at53 = (...addresses: readonly string[]) => addresses.map((address) => ({ address, port: 53 }))
 

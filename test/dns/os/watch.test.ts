@@ -1,6 +1,6 @@
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { silentLog } from '../../../src/base/log.ts'
 import { type ResolvWatch, watchFolder, watchResolvFile } from '../../../src/dns/os/watch.ts'
 import { scratchDir } from '../../support/scratch.ts'
@@ -27,12 +27,14 @@ async function watched(reapply = (path: string) => writeFile(path, 'ours again')
   })
   open.push(watch)
   const text = () => readFile(path, 'utf8')
-  const is = (wanted: string) => vi.waitFor(async () => expect(await text()).toBe(wanted))
+  const is = (wanted: string) => expect.poll(text).toBe(wanted)
   return { path, seen, warnings, watch, text, is }
 }
 
-/** Writes until the watch has given way. */
+/** Writes until the watch has given way: all in no time, for what counts is how often. */
 async function wear({ path, warnings, text }: Awaited<ReturnType<typeof watched>>): Promise<void> {
+  vi.spyOn(performance, 'now').mockReturnValue(performance.now())
+  onTestFinished(() => void vi.restoreAllMocks())
   while (warnings.length === 0) {
     if ((await text()) !== 'foreign') await writeFile(path, 'foreign')
     await new Promise((resolve) => setImmediate(resolve))
@@ -80,7 +82,7 @@ describe('watchResolvFile', () => {
   test('leaves the file to another nsm, also when a change of ours comes', async () => {
     const { path, warnings, watch, text, seen } = await watched()
     await writeFile(path, 'another')
-    await vi.waitFor(() => expect(warnings.length).toBe(1))
+    await expect.poll(() => warnings.length).toBe(1)
     const change = vi.fn(async () => {})
     await watch.exclusively(change)
     expect([await text(), change.mock.calls.length, seen]).toEqual(['another', 0, []])
@@ -96,7 +98,7 @@ describe('watchResolvFile', () => {
       await writeFile(path, 'ours again')
     })
     await writeFile(path, 'foreign')
-    await vi.waitFor(() => expect(warnings).toContain('resolver file not renewed'))
+    await expect.poll(() => warnings).toContain('resolver file not renewed')
     fails = false
     await writeFile(path, 'foreign 2')
     await is('ours again')

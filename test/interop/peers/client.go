@@ -26,8 +26,8 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/heal"
 )
 
-// The released client's time for one call.
-const callTimeout = 15 * time.Second
+// Of one call; the released client's 15 s are too few for a busy machine.
+const callTimeout = 60 * time.Second
 
 // clientRole makes one connection with the SDK's whole client chain: refresh, heal and the client's policies. It prints
 // the connection, then "ready", and closes it when the process is told to end.

@@ -182,6 +182,7 @@ func (p *process) resolverAddress(settings *endpointSettings, base net.IP) (net.
 	if !settings.selfConnect {
 		return base, nil
 	}
+	// What is left of it is taken off the lease of the connection to itself: less than the shortest lease there is.
 	const timeout = 15 * time.Second
 	ctx, cancel := context.WithTimeout(p.ctx, timeout)
 	defer cancel()

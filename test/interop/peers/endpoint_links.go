@@ -23,7 +23,7 @@ import (
 )
 
 // How long a link may take to make or to close.
-const linkTimeout = 15 * time.Second
+const linkTimeout = 60 * time.Second
 
 // linkOthers connects to the endpoints of the service that were there before this one: as NSM's vL3 endpoint does once,
 // when it starts. The elements are those of its client. The result closes the links.

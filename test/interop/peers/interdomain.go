@@ -12,7 +12,7 @@ import (
 )
 
 // The released proxies' time to reach the next hop.
-const proxyDialTimeout = 5 * time.Second
+const proxyDialTimeout = 15 * time.Second
 
 // nsmgrProxyRole is the manager at the border of a domain. The file maps internal addresses of nodes to external ones.
 func nsmgrProxyRole(flags *flag.FlagSet) func(*process) error {

@@ -34,13 +34,13 @@ var (
 		"etc/nsm/opa/common/.*.rego", "etc/nsm/opa/registry/.*.rego", "etc/nsm/opa/client/.*.rego")
 )
 
-// How long a manager or forwarder tries to reach the next hop; the released manager's value.
-const hopDialTimeout = 750 * time.Millisecond
+// How long a manager or forwarder tries to reach the next hop; the released manager's 750 ms are too few for a busy machine.
+const hopDialTimeout = 5 * time.Second
 
 // Longest registration and withdrawal; a workload whose identity has just arrived may have to try again.
 const (
-	registerTimeout   = 30 * time.Second
-	unregisterTimeout = 3 * time.Second
+	registerTimeout   = 60 * time.Second
+	unregisterTimeout = 30 * time.Second
 )
 
 func registryRole(flags *flag.FlagSet) func(*process) error {

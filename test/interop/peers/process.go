@@ -30,7 +30,7 @@ type process struct {
 }
 
 // How long a workload waits for its first identity.
-const identityTimeout = 30 * time.Second
+const identityTimeout = 120 * time.Second
 
 // fetchIdentity asks the Workload API that SPIFFE_ENDPOINT_SOCKET names.
 func (p *process) fetchIdentity() error {

@@ -22,11 +22,17 @@ import (
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/wireguard"
 )
 
-// One answer through the tunnel, with two of WireGuard's handshake retries: each comes after 5 s and up to a third more.
-const answerTimeout = 11 * time.Second
+// One answer through the tunnel, with five of WireGuard's handshake retries: each comes after 5 s and up to a third more.
+const answerTimeout = 30 * time.Second
 
 // Between two pings that are not answered.
 const pingPause = time.Second
+
+// A name server that could not ask others in time says SERVFAIL, and is asked again, as resolvers do.
+const (
+	lookUps     = 20
+	lookUpPause = 250 * time.Millisecond
+)
 
 // Longer than a read takes to begin.
 const readStart = 10 * time.Millisecond
@@ -179,13 +185,16 @@ func lookUp(network *netstack.Net, server netip.Addr, name string) error {
 	}
 	defer func() { _ = socket.Close() }()
 	exchange := &dns.Conn{Conn: socket}
-	_ = exchange.SetDeadline(time.Now().Add(answerTimeout))
-	if err := exchange.WriteMsg(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)); err != nil {
-		return err
-	}
-	answer, err := exchange.ReadMsg()
-	if err != nil {
-		return err
+	var answer *dns.Msg
+	for i := 0; i < lookUps && (answer == nil || answer.Rcode == dns.RcodeServerFailure); i++ {
+		time.Sleep(time.Duration(min(i, 1)) * lookUpPause)
+		_ = exchange.SetDeadline(time.Now().Add(answerTimeout))
+		if err := exchange.WriteMsg(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)); err != nil {
+			return err
+		}
+		if answer, err = exchange.ReadMsg(); err != nil {
+			return err
+		}
 	}
 	fmt.Printf("dns %s", dns.RcodeToString[answer.Rcode])
 	for _, record := range answer.Answer {
