@@ -31,6 +31,11 @@ export const keepingClock: Clock = {
 /** Node's limit: a longer delay fires at once. 2^31 - 1 ms = 24.8 days. */
 const timerMaxMs = 2_147_483_647
 
+/** Resolves after `delayMs`, or as soon as the signal is aborted. */
+export async function pause(clock: Clock, delayMs: number, signal: AbortSignal): Promise<void> {
+  await sleep(clock, delayMs, signal).catch(() => {})
+}
+
 /** Resolves after `delayMs`, rejects with the signal's reason when it is aborted first. */
 export function sleep(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {

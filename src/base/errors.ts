@@ -78,6 +78,11 @@ export function toNsmError(thrown: unknown): NsmError {
   })
 }
 
+/** The code of an error of the system or of Node, such as `ENOENT`; undefined for any other error. */
+export function systemCode(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error ? String(error.code) : undefined
+}
+
 interface RefusalOfFiles {
   readonly why: string
   readonly next: string

@@ -3,6 +3,7 @@ import { constants } from 'node:fs'
 import { chmod, lstat, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { NsmError } from './errors.ts'
+import { isAlive } from './is-alive.ts'
 import { requireLinux } from './open.ts'
 
 /** Makes a private directory (0700 by default) and refuses one that another user owns or may write. */
@@ -46,7 +47,12 @@ export async function writeFileAtomic(path: string, content: string | Uint8Array
   } finally {
     unfinished.delete(temporary)
   }
-  const dir = await open(dirname(path), constants.O_RDONLY)
+  await syncDir(dirname(path))
+}
+
+/** Resolves when what was renamed, made or removed in a directory is on disk. */
+export async function syncDir(path: string): Promise<void> {
+  const dir = await open(path, constants.O_RDONLY)
   try {
     await dir.sync()
   } finally {
@@ -83,12 +89,7 @@ export async function removeUnfinished(dir: string, ofName?: string): Promise<re
 
 /** In a container a process may have the number of the one that was killed: its own are told apart by name. */
 function isBeingWritten(path: string, pid: number): boolean {
-  if (pid === process.pid) return unfinished.has(path)
-  try {
-    return process.kill(pid, 0)
-  } catch (error) {
-    return !(error instanceof Error && 'code' in error && error.code === 'ESRCH')
-  }
+  return pid === process.pid ? unfinished.has(path) : isAlive(pid)
 }
 
 async function writeSynced(path: string, content: string | Uint8Array, mode: number): Promise<void> {

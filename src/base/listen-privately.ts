@@ -4,9 +4,10 @@ import { NsmError } from './errors.ts'
 
 /**
  * Listens on a unix socket that only this user may open, not even for a moment anybody else. A file of that name is removed:
- * the caller knows that nobody serves it. Throws `CONFLICT`.
+ * the caller knows that nobody serves it. The result stops that: it resolves when every connection has ended and the socket
+ * is gone. Throws `CONFLICT`.
  */
-export async function listenPrivately(server: Server, path: string): Promise<void> {
+export async function listenPrivately(server: Server, path: string): Promise<() => Promise<void>> {
   await rm(path, { force: true })
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) => {
@@ -18,4 +19,8 @@ export async function listenPrivately(server: Server, path: string): Promise<voi
     process.umask(before)
   })
   await chmod(path, 0o600)
+  return async () => {
+    await new Promise<void>((resolve) => server.close(() => resolve()))
+    await rm(path, { force: true })
+  }
 }

@@ -15,7 +15,7 @@ export class CaRotate extends NsmCommand {
   static override description =
     'Makes a new root and publishes it; members and federated domains learn it. After 20 minutes it signs, and a day\n' +
     'later the old root is dropped. Nobody is disconnected and a restart goes on where it was. With --finish the old root\n' +
-    'is dropped at once, which is refused for 2 minutes after the new one signs, while members renew: machines that were\n' +
+    'is dropped at once, which is refused for 5 minutes after the new one signs, while members renew: machines that were\n' +
     'away since then have to join again.'
   static override examples = ['nsm ca rotate', 'nsm ca rotate --after 1m', 'nsm ca rotate --finish']
   static override flags = {
@@ -35,7 +35,7 @@ export class CaRotate extends NsmCommand {
     }
     const wanted = { finish, ...(after === undefined ? {} : { publishMs: parseDurationMs(after) }) }
     const state = await this.context.rotateRoot(this.context.settings, wanted)
-    this.log(caText(state))
+    this.log(caText(state, this.context.wallMs()))
     return { apiVersion: 'nsm/ca-rotate/v1', ...state }
   }
 }

@@ -10,14 +10,14 @@ interface CaStatusResult extends CaState {
 /** `nsm ca status`: the authority of the server that runs on this machine. */
 export class CaStatus extends NsmCommand {
   static override description =
-    'Says which root signs, what comes next when it is being replaced, and for each domain of the policy whether its trust\n' +
-    'bundle is there and why the last attempt to fetch it failed.'
+    'Says which root signs, what comes next when it is being replaced, and from when on `nsm ca rotate --finish` is allowed;\n' +
+    'for each domain of the policy whether its trust bundle is there and why the last attempt to fetch it failed.'
   static override examples = ['nsm ca status', 'nsm ca status --json']
 
   async run(): Promise<CaStatusResult> {
     await this.parse(CaStatus)
     const state = await this.context.caStatus(this.context.settings)
-    this.log(caStatusText(state))
+    this.log(caStatusText(state, this.context.wallMs()))
     return { apiVersion: 'nsm/ca-status/v1', ...state }
   }
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import * as Flags from '@oclif/core/flags'
-import { NsmError, toNsmError } from '../base/errors.ts'
+import { NsmError, systemCode, toNsmError } from '../base/errors.ts'
 import type { DnsServeHandle, DnsServeSettings } from '../daemon/dns-serve.ts'
 import { type DnsServeFlags, dnsServeRequest } from '../ui/dns-serve-request.ts'
 import { type DnsServeResult, dnsServeText, wideScopes } from '../ui/dns-serve-text.ts'
@@ -87,7 +87,7 @@ async function readRequest(flags: DnsServeFlags & { readonly config?: string | u
   const { config } = flags
   if (config === undefined) return dnsServeRequest(flags)
   const text = await readFile(config, 'utf8').catch((cause: unknown) => {
-    const why = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unreadable'
+    const why = systemCode(cause) ?? 'unreadable'
     throw new NsmError('USAGE', `cannot read ${config}: ${why}`, 'name a readable file with --config', { cause })
   })
   return dnsServeRequest(flags, text)

@@ -16,7 +16,11 @@ export function processContext(signal: AbortSignal, onHangup: CommandContext['on
     writeError: (line) => void process.stderr.write(`${line}\n`),
     readInput: () => text(process.stdin),
     connectDaemon: async (settings, options) => (await import('../daemon/client.ts')).connectDaemon(settings, options),
-    startServe: async (settings, log, stop) => (await import('../daemon/serve.ts')).startServe(settings, log, stop),
+    startServe: async (settings, log, stop) => {
+      const [serve, noCore] = await Promise.all([import('../daemon/serve.ts'), import('../daemon/no-core.ts')])
+      noCore.forbidCoreDumps(log)
+      return serve.startServe(settings, log, stop)
+    },
     invite: async (settings, wanted) => (await import('../daemon/serve-admin.ts')).inviteFromRunning(settings, wanted),
     caStatus: async (settings) => (await import('../daemon/serve-ca.ts')).caOfRunning(settings),
     rotateRoot: async (settings, wanted) => (await import('../daemon/serve-ca.ts')).rotateRunning(settings, wanted),

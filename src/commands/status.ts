@@ -1,6 +1,6 @@
 import * as Args from '@oclif/core/args'
 import * as Flags from '@oclif/core/flags'
-import { NsmError } from '../base/errors.ts'
+import { errorFromData, NsmError } from '../base/errors.ts'
 import type { StatusResult } from '../daemon/protocol.ts'
 import { NsmCommand } from '../ui/nsm-command.ts'
 import { statusText } from '../ui/status-text.ts'
@@ -17,7 +17,8 @@ export class Status extends NsmCommand {
       options: ['ready'],
       helpValue: 'ready',
       env: 'NSM_CHECK',
-      summary: 'end with 3 unless each named service (or any, when none is named) is up',
+      summary:
+        'end with 3 unless each named service (or any, when none is named) is up, with 4 when its identity is refused',
     }),
   }
 
@@ -42,6 +43,8 @@ function requireReady(status: StatusResult, wanted: readonly string[]): void {
   const up = status.connections.filter(({ state }) => state === 'up').map(({ service }) => service)
   const missing = wanted.filter((service) => !up.includes(service))
   if (missing.length === 0 && up.length > 0) return
+  const refused = status.connections.find(({ state }) => state === 'refused')
+  if (refused?.error) throw errorFromData(refused.error)
   const what = missing.length > 0 ? `${missing.join(', ')} is not up` : 'no network service is up'
   throw new NsmError('NOT_READY', what, `nsm connect ${missing.join(' ')}`.trimEnd())
 }

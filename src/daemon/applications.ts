@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { createListeners } from '../base/listeners.ts'
 import type { Log } from '../base/log.ts'
 import { createTurns } from '../base/turns.ts'
 import type { TokenSource } from '../nsm/workload-jwt.ts'
@@ -27,7 +28,7 @@ export interface ApplicationsParts {
 export class Applications implements ServedIdentities {
   readonly #parts: ApplicationsParts
   readonly #turns = createTurns()
-  readonly #listeners = new Set<() => void>()
+  readonly #listeners = createListeners()
   readonly #admitted = new Set<number>()
   #followed: readonly TokenSource[] = []
   #unfollow = () => {}
@@ -64,8 +65,7 @@ export class Applications implements ServedIdentities {
   }
 
   onChange(listener: () => void): () => void {
-    this.#listeners.add(listener)
-    return () => void this.#listeners.delete(listener)
+    return this.#listeners.add(listener)
   }
 
   /** Opens the socket, tells who listens, or closes it, as connections came and went; what fails is a warning. */
@@ -110,15 +110,11 @@ export class Applications implements ServedIdentities {
     if (isSame) return
     this.#unfollow()
     this.#followed = sources
-    const stops = sources.map((source) => source.onChange(() => this.#tell()))
+    const stops = sources.map((source) => source.onChange(() => this.#listeners.tell()))
     this.#unfollow = () => {
       for (const stop of stops) stop()
     }
-    this.#tell()
-  }
-
-  #tell(): void {
-    for (const listener of [...this.#listeners]) listener()
+    this.#listeners.tell()
   }
 
   async #begin(): Promise<void> {

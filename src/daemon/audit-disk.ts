@@ -2,8 +2,8 @@ import { constants } from 'node:fs'
 import { type FileHandle, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname } from 'node:path'
 import { NsmError } from '../base/errors.ts'
-import { isJsonObject } from '../base/json.ts'
-import { type ChainPlace, placeAfter, readPlace } from './audit-line.ts'
+import { readJsonObject } from '../base/json.ts'
+import { type ChainPlace, placeAfter, placeOf, readPlace } from './audit-line.ts'
 
 /* An audit log on disk: `<path>`, which grows; `<path>.<seq>`, full ones by their last line; `<path>.head`, which says where
  * the chain ends and where it begins, so that a cut end and a missing beginning are found. */
@@ -64,17 +64,12 @@ export async function writeHead(file: FileHandle, { next, first }: AuditHead): P
 /** The head; undefined when there is none that can be read. */
 export async function readHead(path: string): Promise<AuditHead | undefined> {
   try {
-    const text = await reading(auditHeadPath(path), (file) => file.readFile('utf8'))
-    const read: unknown = JSON.parse(text)
-    const [next, first] = isJsonObject(read) ? [placeOf(read['next']), placeOf(read['first'])] : []
+    const read = readJsonObject(await reading(auditHeadPath(path), (file) => file.readFile('utf8')))
+    const [next, first] = [placeOf(read?.['next']), placeOf(read?.['first'])]
     return next && first && { next, first }
   } catch {
     return undefined
   }
-}
-
-function placeOf(value: unknown): ChainPlace | undefined {
-  return readPlace(JSON.stringify(value) ?? '')
 }
 
 /** The end of what is in a file. */

@@ -4,6 +4,7 @@ import type { Audit, AuditEvent } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
 import {
   type AuditHead,
   auditHeadPath,
@@ -78,7 +79,7 @@ class Writer implements AuditFile {
   #waiting: Waiting[] = []
   #lost = 0
   #opened: Opened | undefined
-  #flushing: Promise<void>
+  readonly #turns = createTurns()
   #cancel = () => {}
   #cancelSweep: () => void
   #isFailing = false
@@ -87,7 +88,7 @@ class Writer implements AuditFile {
   constructor(settings: AuditFileSettings) {
     this.#settings = settings
     this.#cancelSweep = settings.clock.after(sweepMs, () => this.#sweep())
-    this.#flushing = this.#flush()
+    void this.#turns.run('', () => this.#flush())
   }
 
   record(event: AuditEvent): void {
@@ -100,7 +101,7 @@ class Writer implements AuditFile {
     for (const event of this.#rate.ended(Number.POSITIVE_INFINITY)) this.#wait(event)
     this.#isClosed = true
     this.#cancel()
-    await this.#flushing
+    await this.#turns.settled()
     if (this.#waiting.length > 0) await this.#flush()
     await this.#closeFiles()
   }
@@ -122,9 +123,7 @@ class Writer implements AuditFile {
 
   #flushIn(delayMs: number): void {
     this.#cancel()
-    this.#cancel = this.#settings.clock.after(delayMs, () => {
-      this.#flushing = this.#flushing.then(() => this.#flush())
-    })
+    this.#cancel = this.#settings.clock.after(delayMs, () => void this.#turns.run('', () => this.#flush()))
   }
 
   #sweep(): void {
@@ -195,7 +194,7 @@ class Writer implements AuditFile {
     }
     const bytes = Buffer.from(text)
     try {
-      await writeAll(opened.file, bytes)
+      await opened.file.appendFile(bytes)
       await opened.file.datasync()
     } catch (error) {
       this.#putBack(batch)
@@ -248,12 +247,4 @@ function whereToGoOn(head: AuditHead | undefined, found: ChainPlace | undefined)
   if (known.seq === found.seq && known.prev !== found.prev) return ['LINES_CHANGED', known]
   // A crash between a write and its note in the head leaves lines that the head does not know.
   return [undefined, found]
-}
-
-/** A disk that fills up takes a part of a write and says nothing. */
-async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, at)
-    at += bytesWritten
-  }
 }

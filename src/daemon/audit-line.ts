@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { AuditEvent } from '../base/audit.ts'
-import { isJsonObject } from '../base/json.ts'
+import { isJsonObject, readJsonObject } from '../base/json.ts'
 import { printable } from '../base/printable.ts'
 import { hasSecret, isSecretField } from '../base/secrets.ts'
 
@@ -24,26 +24,19 @@ export function auditLine(event: AuditEvent, at: ChainPlace & { readonly wallMs:
 
 /** The place of the line that follows this one. */
 export function placeAfter(line: string, seq: number): ChainPlace {
-  return { seq: seq + 1, prev: createHash('sha256').update(line).digest('hex') }
+  return { seq: seq + 1, prev: hash('sha256', line, 'hex') }
 }
 
 /** What a line says of its place; undefined for text that is no line of an audit log. */
 export function readPlace(line: string): ChainPlace | undefined {
-  const read = readLine(line)
-  if (!read) return undefined
-  const { seq, prev } = read
-  if (typeof seq !== 'number' || !Number.isSafeInteger(seq)) return undefined
-  return typeof prev === 'string' && /^[0-9a-f]{64}$/.test(prev) ? { seq, prev } : undefined
+  return placeOf(readJsonObject(line))
 }
 
-/** The fields of a line; undefined for text that is no JSON object. */
-export function readLine(line: string): Readonly<Record<string, unknown>> | undefined {
-  try {
-    const read: unknown = JSON.parse(line)
-    return isJsonObject(read) ? read : undefined
-  } catch {
-    return undefined
-  }
+/** The place that an object of JSON names; undefined for any other value. */
+export function placeOf(value: unknown): ChainPlace | undefined {
+  const { seq, prev } = isJsonObject(value) ? value : {}
+  if (typeof seq !== 'number' || !Number.isSafeInteger(seq)) return undefined
+  return typeof prev === 'string' && /^[0-9a-f]{64}$/.test(prev) ? { seq, prev } : undefined
 }
 
 /** Ours: text of others is cut here, so that a hostile name cannot fill the file. */

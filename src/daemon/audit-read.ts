@@ -1,10 +1,10 @@
 import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause } from '../base/clock.ts'
+import { type JsonObject, readJsonObject } from '../base/json.ts'
 import { auditFilesToRead } from './audit-disk.ts'
-import { readLine } from './audit-line.ts'
 
 /** An event as a line of a log has it. */
-export type ReadEvent = Readonly<Record<string, unknown>>
+export type ReadEvent = JsonObject
 
 /** The last events of several logs, oldest first, without looking at their chains. Throws `USAGE` for a log that is not there. */
 export async function lastEvents(paths: readonly string[], count: number): Promise<ReadEvent[]> {
@@ -21,7 +21,7 @@ async function lastOf(path: string, count: number): Promise<ReadEvent[]> {
   let events: ReadEvent[] = []
   for (const file of files.toReversed()) {
     const lines = (await readFile(file, 'utf8')).split('\n').slice(-count - 1)
-    const read = lines.map(readLine).filter((event) => event !== undefined)
+    const read = lines.map(readJsonObject).filter((event) => event !== undefined)
     events = [...read, ...events].slice(-count)
     if (events.length >= count) break
   }
@@ -47,7 +47,7 @@ export async function* followEvents(
         await file.close()
         file = next
         reader.startOver()
-      } else await sleep(clock, lookMs, signal).catch(() => {})
+      } else await pause(clock, lookMs, signal)
     }
   } finally {
     await file.close()
@@ -74,6 +74,6 @@ class EndReader {
     this.#at += bytesRead
     const lines = (this.#rest + bytes.toString('utf8', 0, bytesRead)).split('\n')
     this.#rest = lines.pop() ?? ''
-    return lines.map(readLine).filter((event) => event !== undefined)
+    return lines.map(readJsonObject).filter((event) => event !== undefined)
   }
 }

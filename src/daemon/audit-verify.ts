@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs'
+import { readJsonObject } from '../base/json.ts'
 import { auditFiles, auditFilesToRead, readHead } from './audit-disk.ts'
-import { type ChainPlace, placeAfter, readLine, readPlace } from './audit-line.ts'
+import { type ChainPlace, placeAfter, placeOf } from './audit-line.ts'
 
 /** What is wrong with a log, and where. */
 export interface AuditProblem {
@@ -93,11 +94,12 @@ class Walk {
 
   /** What is wrong with the next line. */
   take(line: string): string | undefined {
-    const place = readPlace(line)
+    const read = readJsonObject(line)
+    const place = placeOf(read)
     if (!place) return 'it is no line of an audit log'
     const why = this.#next ? misfit(this.#next, place) : this.#misfitOfFirst(place)
     if (why !== undefined) return why
-    if (readLine(line)?.['event'] === 'state.repaired') this.#repairs++
+    if (read?.['event'] === 'state.repaired') this.#repairs++
     this.#lines++
     this.#firstSeq ||= place.seq
     this.#next = placeAfter(line, place.seq)

@@ -2,7 +2,7 @@ import { NsmError } from '../base/errors.ts'
 import type { JsonObject } from '../base/json.ts'
 import type { Settings } from '../base/settings.ts'
 import type { DnsFlushResult, DnsStatusResult, DnsTraceResult } from './dns-protocol.ts'
-import type { IdentityResult } from './login-protocol.ts'
+import type { IdentityResult, LogoutResult } from './login-protocol.ts'
 import { socketPath } from './paths.ts'
 import type {
   ConnectResult,
@@ -87,7 +87,8 @@ function createClient(rpc: RpcClient): DaemonClient {
     tunnelStatus: async () => expectResult(await rpc.call('tunnelStatus', {}), isTunnelStatusResult),
     login: async (request, signal) =>
       expectResult(await rpc.call('login', request, { signal, timeoutMs: loginTimeoutMs }), isIdentityResult),
-    logout: async () => expectResult(await rpc.call('logout', {}, { timeoutMs: loginTimeoutMs }), isIdentityResult),
+    logout: async (request) =>
+      expectResult(await rpc.call('logout', request, { timeoutMs: loginTimeoutMs }), isLogoutResult),
     whoami: async () => expectResult(await rpc.call('whoami', {}), isIdentityResult),
     version: async () => expectResult(await rpc.call('version', {}), isVersionResult),
     close: () => rpc.close(),
@@ -150,6 +151,10 @@ function isTunnelStatusResult(value: unknown): value is TunnelStatusResult {
 
 function isIdentityResult(value: unknown): value is IdentityResult {
   return hasVersion(value, 'nsm/whoami/v1')
+}
+
+function isLogoutResult(value: unknown): value is LogoutResult {
+  return hasVersion(value, 'nsm/logout/v1')
 }
 
 function isVersionResult(value: unknown): value is VersionResult {

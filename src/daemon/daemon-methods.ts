@@ -4,6 +4,7 @@ import {
   parseDnsTraceRequest,
   parseListRequest,
   parseLoginRequest,
+  parseLogoutRequest,
   parseTunnelDownRequest,
   parseTunnelUpRequest,
 } from './parse-request.ts'
@@ -41,7 +42,7 @@ export function daemonMethods(api: DaemonApi): Readonly<Record<string, Method>> 
     tunnelDown: (parameters) => api.tunnelDown(parseTunnelDownRequest(parameters)),
     tunnelStatus: () => api.tunnelStatus(),
     login: (parameters, { signal }) => api.login(parseLoginRequest(parameters), signal),
-    logout: () => api.logout(),
+    logout: (parameters) => api.logout(parseLogoutRequest(parameters)),
     whoami: () => api.whoami(),
   }
 }

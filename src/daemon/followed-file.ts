@@ -1,6 +1,6 @@
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import type { Clock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { createTurns } from '../base/turns.ts'
 
 /** A settings file that is read again when it changes. */
 export interface FollowedFile {
@@ -11,15 +11,6 @@ export interface FollowedFile {
 
 /** Ours: two looks make a change; what nobody admits any more is out 5 s after it. */
 const lookEveryMs = 500
-
-/** Reads a settings file; throws `USAGE`. */
-export async function readSettingsFile(path: string): Promise<string> {
-  try {
-    return await readFile(path, 'utf8')
-  } catch (cause) {
-    throw new NsmError('USAGE', `${path} cannot be read`, 'check the path and its permissions', { cause })
-  }
-}
 
 /**
  * Looks at the file twice a second and loads it when it has changed and then stood still between two looks: half a file
@@ -35,8 +26,8 @@ export function followFile(
   },
 ): FollowedFile {
   const { clock } = parts
-  let loading = Promise.resolve()
-  const load = () => (loading = loading.then(parts.load))
+  const turns = createTurns()
+  const load = () => turns.run('', parts.load)
   let [loaded, seen] = [parts.since, parts.since]
   let isClosed = false
   let cancel = () => {}

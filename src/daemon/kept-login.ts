@@ -11,7 +11,7 @@ import { type LoginRecord, loadLoginRecord, removeLoginRecord, saveLoginRecord }
 export interface IssuerLogin {
   readonly issuer: string
   readonly clientId: string
-  readonly refreshToken: string | undefined
+  readonly refreshToken?: string | undefined
 }
 
 /** A login, whose it is and where its refresh token may rest. */

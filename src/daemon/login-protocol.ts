@@ -6,8 +6,8 @@ export { storeChoices } from '../identity/secret-store.ts'
 export interface LoginApi {
   /** Turns an ID token into an identity that is kept and used until `logout`. Throws `IDENTITY`, `REFUSED`, `UNREACHABLE`. */
   login(request: LoginRequest, signal: AbortSignal): Promise<IdentityResult>
-  /** Forgets the identity that is in use; what is connected stays up until its lease ends. Tells which one it was. */
-  logout(): Promise<IdentityResult>
+  /** Forgets identities, which nobody may be connected with. Throws `USAGE`, `NOT_FOUND`, `CONFLICT`. */
+  logout(request: LogoutRequest): Promise<LogoutResult>
   /** The identity that a connect without further words uses. */
   whoami(): Promise<IdentityResult>
 }
@@ -25,7 +25,23 @@ export interface LoginRequest {
   readonly store: StoreChoice
 }
 
-/** Answer to all three: who this machine is, or was; nothing beside the version when it is nobody. */
+/** Which identities are forgotten; without a name and `all` the only one. */
+export interface LogoutRequest {
+  /** A trust domain, or the URL of an issuer. */
+  readonly whose?: string
+  readonly all: boolean
+}
+
+/** What `nsm logout --json` prints. */
+export interface LogoutResult {
+  readonly apiVersion: 'nsm/logout/v1'
+  /** SPIFFE IDs; a trust domain where its identity could not be read. */
+  readonly forgotten: readonly string[]
+  /** What a person should know or do. */
+  readonly warnings?: readonly string[]
+}
+
+/** Answer to both: who this machine is; nothing beside the version when it is nobody. */
 export interface IdentityResult {
   readonly apiVersion: 'nsm/whoami/v1'
   readonly spiffeId?: string
@@ -33,8 +49,6 @@ export interface IdentityResult {
   readonly notAfterMs?: number
   /** Set when the identity came from a login. */
   readonly login?: LoginView
-  /** What a person should know or do. */
-  readonly warnings?: readonly string[]
 }
 
 /** The login of a person. */

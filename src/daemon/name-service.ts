@@ -1,6 +1,6 @@
 import { Resolver } from 'node:dns/promises'
 import { addressText } from '../base/address-text.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, systemCode } from '../base/errors.ts'
 import type { NameService } from '../nsm/interdomain-lookup.ts'
 
 /** A resolver of this machine. */
@@ -62,7 +62,7 @@ export function createNameService(servers: () => Promise<readonly NameServer[]> 
 const nothing: readonly string[] = ['ENOTFOUND', 'ENODATA']
 
 function emptyOr(error: unknown): never[] {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  const code = systemCode(error) ?? ''
   if (nothing.includes(code)) return []
   const message = `the resolvers of this machine do not answer (${code || 'unknown'})`
   throw new NsmError('UNREACHABLE', message, 'check the network and /etc/resolv.conf', { cause: error })

@@ -3,7 +3,7 @@ import { parsePrefix } from '../base/ip.ts'
 import { isJsonObject, type JsonObject } from '../base/json.ts'
 import { storeChoices } from '../identity/secret-store.ts'
 import type { DnsTraceRequest } from './dns-protocol.ts'
-import type { LoginRequest } from './login-protocol.ts'
+import type { LoginRequest, LogoutRequest } from './login-protocol.ts'
 import type { ConnectRequest, DisconnectRequest, DnsMode, ListRequest, SvidPaths, SvidText } from './protocol.ts'
 import type { TunnelDownRequest, TunnelUpRequest } from './tunnel-protocol.ts'
 
@@ -96,6 +96,12 @@ export function parseLoginRequest(value: unknown): LoginRequest {
     store: oneOf(object, 'store', storeChoices),
     ...present({ refreshToken: optionalText(object, 'refreshToken') }),
   }
+}
+
+/** Reads the parameters of `logout`; throws `USAGE`. */
+export function parseLogoutRequest(value: unknown): LogoutRequest {
+  const object = objectWith(value, ['whose', 'all'])
+  return { ...present({ whose: optionalText(object, 'whose') }), all: optionalFlag(object, 'all') ?? false }
 }
 
 /** Reads the parameters of `dnsTrace`; throws `USAGE`. */

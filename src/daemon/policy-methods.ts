@@ -1,9 +1,8 @@
 import { NsmError } from '../base/errors.ts'
 import { isJsonObject } from '../base/json.ts'
 import type { Settings } from '../base/settings.ts'
-import { decide, type PolicyAction, type PolicyDecision, policyActions } from '../identity/policy.ts'
-import { parsePolicyFile } from '../identity/policy-file.ts'
-import { readSettingsFile } from './followed-file.ts'
+import { readSettingsFile } from '../base/settings-file.ts'
+import { decide, type Policy, type PolicyAction, type PolicyDecision, policyActions } from '../identity/policy.ts'
 import type { PolicyCheckResult, PolicyTest, PolicyTestResult } from './policy-protocol.ts'
 import type { Method } from './rpc-server.ts'
 import { askServe, otherVersion } from './serve-ask.ts'
@@ -39,7 +38,7 @@ export async function testPolicy(
     if (isTestResult(result)) return result
     throw otherVersion()
   }
-  const { policy } = parsePolicyFile(await readSettingsFile(path), path)
+  const policy = await readPolicy(path)
   const wanted = parseTest(question)
   return resultOf(wanted, path, decide(policy, wanted))
 }
@@ -51,8 +50,14 @@ export async function checkPolicy(settings: Pick<Settings, 'runtimeDir'>, path?:
     if (isCheckResult(result)) return result
     throw otherVersion()
   }
-  const { domains, grants, denials } = parsePolicyFile(await readSettingsFile(path), path).policy.rules
+  const { domains, grants, denials } = (await readPolicy(path)).rules
   return checkOf({ path, domains: domains.length, grants: grants.length, denies: denials.length })
+}
+
+async function readPolicy(path: string): Promise<Policy> {
+  // Not with the server, which imports this file: YAML takes 25 ms.
+  const { parsePolicyFile } = await import('../identity/policy-file.ts')
+  return parsePolicyFile(await readSettingsFile(path), path).policy
 }
 
 type Question = PolicyTest & { readonly action: PolicyAction }

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { Clock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, systemCode } from '../base/errors.ts'
 import { within } from '../base/within.ts'
 import { targetOf } from '../registry/next-hop.ts'
 
@@ -22,8 +22,8 @@ export async function reach(
     await within({ clock, limitMs, late, signal }, (limited) => once(socket, 'connect', { signal: limited }))
   } catch (error) {
     signal.throwIfAborted()
-    const isRefusal = error instanceof Error && 'code' in error && error.code !== 'ABORT_ERR'
-    throw isRefusal ? unreachable(String(error.code), error) : late()
+    const code = systemCode(error) ?? 'ABORT_ERR'
+    throw code === 'ABORT_ERR' ? late() : unreachable(code, error)
   } finally {
     socket.destroy()
   }

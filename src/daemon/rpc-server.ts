@@ -1,4 +1,4 @@
-import { chmod, rm } from 'node:fs/promises'
+import { chmod } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
@@ -74,14 +74,13 @@ export async function startRpcServer(settings: RpcServerSettings): Promise<RpcSe
     sessions.add(session)
     settings.onConnections?.(sessions.size)
   })
-  await listenPrivately(server, settings.path)
+  const stop = await listenPrivately(server, settings.path)
   if (canReadCredentials()) await chmod(settings.path, 0o666)
   return {
     async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      const stopped = stop()
       for (const session of sessions) session.end()
-      await closed
-      await rm(settings.path, { force: true })
+      await stopped
     },
   }
 }

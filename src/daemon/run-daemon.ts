@@ -9,6 +9,7 @@ import { type AuditFile, openAuditFile } from './audit-file.ts'
 import { daemonMethods, guardedMethods } from './daemon-methods.ts'
 import { createIdleTimer } from './idle-timer.ts'
 import { type Lock, takeLock } from './lock.ts'
+import { forbidCoreDumps } from './no-core.ts'
 import { auditPath, lockPath, socketPath, stateLockPath } from './paths.ts'
 import { repairLeftovers } from './repair.ts'
 import { connectRpc } from './rpc-client.ts'
@@ -54,6 +55,7 @@ async function open(settings: Settings, log: Log): Promise<Parts | undefined> {
   await makePrivateDir(settings.runtimeDir, process.getuid?.() === 0 ? 0o755 : 0o700)
   const lock = await lockUnlessServed(settings)
   if (!lock) return undefined
+  forbidCoreDumps(log)
   await makePrivateDir(settings.stateDir)
   const stateLock = takeLock(stateLockPath(settings))
   if (!stateLock) throw otherRuntime(settings)

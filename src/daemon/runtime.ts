@@ -84,9 +84,9 @@ export async function startRuntime(parts: RuntimeSettings): Promise<Runtime> {
     list: async (request, signal) => listServices(await sessions.open({}, signal), request, signal),
     version: async () => ({ version: programVersion(), pid: process.pid }),
     login: (request, signal) => sessions.login(request, signal, () => checkNotConnected(connections)),
-    async logout() {
+    async logout(request) {
       checkNotConnected(connections)
-      return sessions.logout()
+      return sessions.logout(request)
     },
     whoami: () => sessions.whoami(),
     ...createDnsApi(names),

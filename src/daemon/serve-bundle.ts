@@ -2,9 +2,10 @@ import { createSecureContext, createServer as createTlsServer, type SecureContex
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { readSettingsFile } from '../base/settings-file.ts'
 import type { UndoStack } from '../base/undo.ts'
 import type { BundleEndpoint } from '../identity/bundle-endpoint.ts'
-import { fileState, followFile, readSettingsFile } from './followed-file.ts'
+import { fileState, followFile } from './followed-file.ts'
 import { parseListen } from './serve-address.ts'
 import type { ServeSettings } from './serve-settings.ts'
 

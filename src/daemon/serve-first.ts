@@ -12,6 +12,7 @@ import { openFederation } from '../identity/federation.ts'
 import { formatJoinString } from '../identity/join-string.ts'
 import { identityService } from '../nsm/exchange-server.ts'
 import { openJoinTokens } from '../nsm/join-tokens.ts'
+import { createJwtIssuer } from '../nsm/jwt-issuer.ts'
 import { createInviter } from './inviter.ts'
 import { localRegistryClient } from './local-registry.ts'
 import type { ReachedAt } from './serve-address.ts'
@@ -45,7 +46,7 @@ export async function openFirstSite(
   undo.push(() => federation.close())
   const source = createAuthoritySource({ authority, federation, spiffeId, ttlMs: ownSvidLifeMs, clock, log, audit })
   undo.push(() => source.close())
-  const believing = believingAuthority(authority, source)
+  const believing = believingAuthority(authority, source, federation)
   const endpoint = createBundleEndpoint({ document: () => authority.document, clock })
   if (settings.bundleWeb) await serveBundleOnWeb(settings.bundleWeb, { endpoint, clock, log, undo })
   const tokens = openJoinTokens(join(stateDir, 'join-tokens.db'))
@@ -55,6 +56,7 @@ export async function openFirstSite(
   const policy = await openPolicy(settings, { ...around, own: spiffeId, federation, oidc })
   const { admission } = policy
   const isDenied = (id: string) => admission.isExcluded(id)
+  const issueJwt = createJwtIssuer({ authority: believing, admission, clock, audit })
   const plan = openPrefixAuthority({
     ...{ path: join(stateDir, 'prefixes.db'), prefixes: prefixes.map(parsePrefix), clock, log },
     siteLength: settings.siteLength ?? defaultSiteLength,
@@ -73,9 +75,31 @@ export async function openFirstSite(
     ...ownParts(plan, spiffeId),
     mayHold: (owner, claimed) => claimed.every((text) => plan.ownerOf(parsePrefix(text)) === owner),
     services: [
-      ...identityService({ authority: believing, joinTokens: tokens, oidc, isDenied, isSite, clock, log, audit }),
+      ...identityService({
+        authority: believing,
+        joinTokens: tokens,
+        oidc,
+        isDenied,
+        issueJwt,
+        isSite,
+        clock,
+        log,
+        audit,
+      }),
       ...ipamService({ authority: plan, isSite }),
-      ...siteService({ network, authority: believing, inviter, oidc, isSite, isDenied, policy, clock, log, audit }),
+      ...siteService({
+        network,
+        authority: believing,
+        inviter,
+        oidc,
+        isSite,
+        isDenied,
+        issueJwt,
+        policy,
+        clock,
+        log,
+        audit,
+      }),
     ],
     invite: async (wanted) => inviter.invite(wanted),
     openJoinString: () => (oidc.issuers.length === 0 ? undefined : openJoinString(authority, reachedAt)),

@@ -1,10 +1,11 @@
 import { join } from 'node:path'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { readSettingsFile } from '../base/settings-file.ts'
 import { createOidcAdmission, type OidcAdmission } from '../identity/oidc-admission.ts'
-import { issuerOfFlags, type OidcIssuer, parseIssuers } from '../identity/oidc-issuers.ts'
+import { issuerOfFlags, type OidcIssuer } from '../identity/oidc-issuers.ts'
 import { openOidcSessions } from '../identity/oidc-sessions.ts'
-import { fileState, followFile, readSettingsFile } from './followed-file.ts'
+import { fileState, followFile } from './followed-file.ts'
 import type { Around } from './serve-home.ts'
 import type { ServeSettings } from './serve-settings.ts'
 
@@ -66,7 +67,9 @@ async function issuersOf(
   trustDomain: string,
 ): Promise<readonly OidcIssuer[]> {
   if (issuers === undefined) return []
-  return 'path' in issuers
-    ? parseIssuers(await readSettingsFile(issuers.path), issuers.path, trustDomain)
-    : [issuerOfFlags(issuers.url, issuers.allowed, trustDomain)]
+  if (!('path' in issuers)) return [issuerOfFlags(issuers.url, issuers.allowed, trustDomain)]
+  const text = await readSettingsFile(issuers.path)
+  // With the first file: a server without one starts 25 ms sooner without YAML.
+  const { parseIssuers } = await import('../identity/issuers-file.ts')
+  return parseIssuers(text, issuers.path, trustDomain)
 }

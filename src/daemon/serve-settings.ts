@@ -1,13 +1,15 @@
-/** What a server is to serve. */
-export interface ServeSettings {
-  readonly service: string
-  readonly prefixes: readonly string[]
-  /** DNS domain of the members. */
-  readonly dnsDomain: string
-  /** `host:port` of gRPC. */
+import type { Network } from './serve-home.ts'
+
+/** What a server serves, and where. */
+export interface Served extends Network {
+  /** `host:port` or `[host]:port` of gRPC. */
   readonly listen: string
-  /** UDP port of WireGuard; 0 = any. */
+  /** UDP port of WireGuard. */
   readonly wireguardPort: number
+}
+
+/** What a server is to serve; a port of 0 is any. */
+export interface ServeSettings extends Served {
   /** Address or `address:port` at which clients reach this machine; its first global address by default. */
   readonly advertise?: string
   readonly stateDir: string

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { NsmError } from '../base/errors.ts'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
-import { isJsonObject, isTexts } from '../base/json.ts'
+import { isJsonObject, isTexts, readJsonObject } from '../base/json.ts'
 import type { Network } from './serve-home.ts'
 
 /** What a further site remembers, so that it starts while the first one is away. */
@@ -17,8 +17,7 @@ export interface SiteFile {
 export async function readSiteFile(stateDir: string): Promise<SiteFile | undefined> {
   const text = await readPrivateFile(pathIn(stateDir))
   if (text === undefined) return undefined
-  const value: unknown = parse(text)
-  const { server, network, parts } = isJsonObject(value) ? value : {}
+  const { server, network, parts } = readJsonObject(text) ?? {}
   const { service, prefixes, dnsDomain } = isJsonObject(network) ? network : {}
   if (typeof server !== 'string' || typeof service !== 'string' || typeof dnsDomain !== 'string') throw broken(stateDir)
   if (!isTexts(prefixes) || !isTexts(parts)) throw broken(stateDir)
@@ -32,14 +31,6 @@ export async function writeSiteFile(stateDir: string, file: SiteFile): Promise<v
 
 function pathIn(stateDir: string): string {
   return join(stateDir, 'site.json')
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
 }
 
 function broken(stateDir: string): NsmError {

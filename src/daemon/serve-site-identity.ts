@@ -3,6 +3,7 @@ import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import { type EnrolledSource, enrol, openEnrolled } from '../identity/enrolled.ts'
 import { formatJoinString, type JoinString } from '../identity/join-string.ts'
+import { type HeldJwtBundles, holdJwtBundles } from '../identity/jwt-bundles.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import { followBundles } from '../nsm/bundle-stream.ts'
 import { type Channel, openChannel } from '../nsm/channel.ts'
@@ -13,6 +14,8 @@ import { isSiteOf, sitePrefixOfIds } from './serve-ids.ts'
 /** What a further site asks with and whom. */
 export interface SiteIdentity {
   readonly source: IdentitySource
+  /** What the first site tells of JWT-SVIDs. */
+  readonly keys: HeldJwtBundles
   /** To the first site. */
   readonly channel: Channel
 }
@@ -42,12 +45,13 @@ export async function openSiteIdentity(
   const target = { address: first.address, port: first.port }
   const opened = openChannel({ target, source, clock, expect: isSiteOf(first.trustDomain) })
   channel = opened
-  const following = followBundles({ channel: opened, source, clock, log: parts.log })
+  const keys = holdJwtBundles()
+  const following = followBundles({ channel: opened, source, keys, clock, log: parts.log })
   undo.push(async () => {
     await following.close()
     opened.close()
   })
-  return { source, channel }
+  return { source, keys, channel }
 }
 
 /** A stored identity serves unless it is expired, or a token is there for one of another server. */

@@ -1,33 +1,19 @@
 import { join } from 'node:path'
-import { type Clock, sleep } from '../base/clock.ts'
+import { pause } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
 import { within } from '../base/within.ts'
-import { openAdmission, PolicyAdmission } from '../nsm/admission.ts'
 import type { Channel } from '../nsm/channel.ts'
 import { SiteService } from '../nsm/generated/site_pb.js'
+import { type PolicyInForceParts, policyOfDomain, putInForce, refuseRelays, withoutPolicy } from './policy-in-force.ts'
 import type { Around } from './serve-home.ts'
-import { isSiteOf } from './serve-ids.ts'
-import {
-  enforce,
-  policyOfDomain,
-  refuseRelays,
-  type ServePolicy,
-  sha256Of,
-  stateOf,
-  tellError,
-  tellReload,
-} from './serve-policy.ts'
+import type { ServePolicy } from './serve-policy.ts'
 import type { ServeSettings } from './serve-settings.ts'
 
 /** Whose policy, and from where. */
-export interface SitePolicyParts extends Around {
+export interface SitePolicyParts extends Around, PolicyInForceParts {
   /** To the first site. */
   readonly channel: Channel
-  /** SPIFFE ID of this server. */
-  readonly own: string
-  readonly trustDomain: string
-  readonly clock: Clock
 }
 
 /** The policy of the first site, as it is followed by a further one. */
@@ -51,7 +37,9 @@ export async function openSitePolicy(
   settings: Pick<ServeSettings, 'stateDir' | 'relays'>,
   parts: SitePolicyParts,
 ): Promise<SitePolicy> {
-  const path = join(settings.stateDir, 'site-policy.txt')
+  const { trustDomain, log } = parts
+  const { stateDir, relays = [] } = settings
+  const path = join(stateDir, 'site-policy.txt')
   const first = await firstText(path, parts)
   const failed = Promise.withResolvers<NsmError>()
   const follow = (onText: (text: string) => Promise<void>) => {
@@ -62,38 +50,29 @@ export async function openSitePolicy(
       await ended
     })
   }
-  const isSite = isSiteOf(parts.trustDomain)
   const turned = async (text: string) => {
     await writeFileAtomic(path, text)
     const what = `the first site has ${text === '' ? 'no policy any more' : 'a policy now'}`
     failed.resolve(new NsmError('CONFLICT', what, 'start this server again'))
   }
+  const more = { reload: async () => {}, failed: failed.promise }
   if (first === '') {
     follow(async (text) => void (text !== '' && (await turned(text))))
-    const admission = openAdmission({ relays: settings.relays ?? [], isSite })
-    return { admission, reload: async () => {}, state: () => undefined, failed: failed.promise }
+    return { ...withoutPolicy(relays, trustDomain), ...more }
   }
-  refuseRelays(settings.relays ?? [])
-  const read = (text: string) => ({ file: policyOfDomain(text, origin, parts.trustDomain), sha256: sha256Of(text) })
-  const loaded = read(first)
-  const admission = new PolicyAdmission(loaded.file.policy, { own: parts.own, isSite, audit: parts.audit })
-  let state = stateOf(origin, loaded, parts)
-  tellReload(state, parts)
+  refuseRelays(relays)
+  const read = async (text: string) => ({ text, policy: (await policyOfDomain(text, origin, trustDomain)).policy })
+  const { replace, ...inForce } = putInForce(origin, await read(first), parts)
   follow(async (text) => {
     if (text === '') return turned(text)
-    if (sha256Of(text) === state.sha256) return
-    try {
-      const next = read(text)
-      state = stateOf(origin, next, parts)
-      tellReload(state, parts)
-      enforce(admission, next.file.policy, parts)
-      await writeFileAtomic(path, text)
-    } catch (error) {
-      state = { ...state, error: toNsmError(error).message }
-      tellError(state, parts)
-    }
+    if (text === inForce.text()) return
+    await replace(() => read(text))
+    if (text !== inForce.text()) return
+    await writeFileAtomic(path, text).catch((error: unknown) =>
+      log.error('the policy is in force, but not stored', { path, error: toNsmError(error).message }),
+    )
   })
-  return { admission, reload: async () => {}, state: () => state, failed: failed.promise }
+  return { ...inForce, ...more }
 }
 
 async function firstText(path: string, { channel, clock }: SitePolicyParts): Promise<string> {
@@ -125,6 +104,6 @@ async function followTexts(
     } catch (error) {
       if (!signal.aborted) log.debug('the policy is not followed', { error: toNsmError(error).message })
     }
-    await sleep(clock, reopenPauseMs, signal).catch(() => {})
+    await pause(clock, reopenPauseMs, signal)
   }
 }

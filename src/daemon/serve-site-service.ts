@@ -14,6 +14,7 @@ import { renewFor } from '../nsm/exchange-server.ts'
 import { SiteService } from '../nsm/generated/site_pb.js'
 import { type MethodBinding, type PeerCall, serverStream, unary } from '../nsm/grpc.ts'
 import { policyRefusal } from '../nsm/grpc-errors.ts'
+import type { JwtIssuer } from '../nsm/jwt-issuer.ts'
 import { claimsOf } from '../nsm/policies.ts'
 import type { Inviter } from './inviter.ts'
 import type { Network } from './serve-home.ts'
@@ -27,6 +28,7 @@ export function siteService(parts: {
   readonly oidc: OidcAdmission
   readonly isSite: (spiffeId: string) => boolean
   readonly isDenied: (spiffeId: string) => boolean
+  readonly issueJwt: JwtIssuer
   readonly policy: Pick<ServePolicy, 'admission' | 'text'>
   readonly clock: Clock
   readonly log: Log
@@ -55,15 +57,27 @@ export function siteService(parts: {
     }),
     unary(SiteService.method.renewMember, async ({ csr, chain, token }, call) => {
       check(call)
-      const nowMs = clock.wallMs()
-      const holder = verifyPeer({ chain: splitDer(chain), bundles: authority.bundles, nowMs })
-      const claims = claimsOf(token)
-      const isTheirs = verifyToken(token, holder.certificate) && claims?.sub === holder.spiffeId
-      if (!isTheirs || !claims.aud.includes(call.peer.spiffeId) || claims.expMs <= nowMs) throw notTheirs()
-      const { address } = call
-      return renewFor({ authority, oidc, isDenied, clock, log, audit }, csr, { ...holder, address })
+      const holder = memberOf({ chain, token, call }, parts)
+      return renewFor({ authority, oidc, isDenied, clock, log, audit }, csr, holder)
+    }),
+    unary(SiteService.method.fetchMemberJwtSvid, async ({ audience, chain, token }, call) => {
+      check(call)
+      return parts.issueJwt(memberOf({ chain, token, call }, parts), audience)
     }),
   ]
+}
+
+/** The member that asked the calling site: its hop token to that site is signed with the key of its certificate. */
+function memberOf(
+  { chain, token, call }: { readonly chain: Uint8Array; readonly token: string; readonly call: PeerCall },
+  { authority, clock }: { readonly authority: BelievingAuthority; readonly clock: Clock },
+) {
+  const nowMs = clock.wallMs()
+  const holder = verifyPeer({ chain: splitDer(chain), bundles: authority.bundles, nowMs })
+  const claims = claimsOf(token)
+  const isTheirs = verifyToken(token, holder.certificate) && claims?.sub === holder.spiffeId
+  if (!isTheirs || !claims.aud.includes(call.peer.spiffeId) || claims.expMs <= nowMs) throw notTheirs()
+  return { ...holder, address: call.address }
 }
 
 /** The text in force, at once and after each change. */

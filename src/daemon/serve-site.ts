@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { durationFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
-import { sleep, systemClock } from '../base/clock.ts'
+import { pause, systemClock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import { formatPrefix, type Prefix, parsePrefix } from '../base/ip.ts'
 import { holdPrefixes } from '../endpoint/ipam-client.ts'
@@ -47,7 +47,7 @@ export async function openFurtherSite(
   const { stateDir } = settings
   const stored = await readSiteFile(stateDir)
   const first = firstOf(settings, stored)
-  const { source, channel } = await openSiteIdentity({ stateDir, join: first, clock, log, audit, undo })
+  const { source, keys, channel } = await openSiteIdentity({ stateDir, join: first, clock, log, audit, undo })
   const { trustDomain, path } = parseSpiffeId(source.current().svid.spiffeId)
   const { spiffeId } = source.current().svid
   const network = await askNetwork(channel, stored)
@@ -66,7 +66,7 @@ export async function openFurtherSite(
     reload: policy.reload,
     managerName: `nsm-manager-${nameOf(path)}.${trustDomain}`,
     mayHold: () => true,
-    services: relayedIdentityService({ source, channel, clock }),
+    services: relayedIdentityService({ source, keys, channel, clock }),
     openJoinString: () => undefined,
     invite: (wanted) => inviteByFirst(channel, { wanted, source, reachedAt }),
     async register({ registry, url, site }) {
@@ -100,7 +100,7 @@ function registerSoon(parts: Parameters<typeof keepRegistered>[0]): { stop(): Pr
       } catch (error) {
         if (signal.aborted) break
         parts.log[level]('this site is not registered yet', { error: toNsmError(error).message })
-        await sleep(parts.clock, registerPauseMs, signal).catch(() => {})
+        await pause(parts.clock, registerPauseMs, signal)
       }
     }
     return undefined

@@ -33,27 +33,24 @@ import { startServeAdmin } from './serve-admin.ts'
 import { refuseBundleWeb } from './serve-bundle.ts'
 import { openDomains } from './serve-domains.ts'
 import { openFirstSite } from './serve-first.ts'
-import type { Around, Home, Network } from './serve-home.ts'
+import type { Around, Home } from './serve-home.ts'
 import { isSiteOf } from './serve-ids.ts'
 import { refuseIssuers } from './serve-oidc.ts'
-import type { ServeSettings } from './serve-settings.ts'
+import type { Served, ServeSettings } from './serve-settings.ts'
 import { isFurtherSite, openFurtherSite } from './serve-site.ts'
 import { urlOf } from './session.ts'
 
 export type { ServeSettings } from './serve-settings.ts'
 
 /** What runs. */
-export interface ServeInfo extends Network {
+export interface ServeInfo extends Served {
   /** What of the prefixes is this site's. */
   readonly parts: readonly string[]
-  /** Address and port on which it listens, `host:port` or `[host]:port`. */
-  readonly listen: string
   readonly trustDomain: string
   readonly endpointName: string
   /** Address and ports that clients use. */
   readonly address: string
   readonly port: number
-  readonly wireguardPort: number
 }
 
 /** A running server. */

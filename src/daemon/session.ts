@@ -2,8 +2,10 @@ import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { EnrolledSource } from '../identity/enrolled.ts'
+import { holdJwtBundles } from '../identity/jwt-bundles.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
+import { type AuthorityJwt, createAuthorityJwt } from '../nsm/authority-jwt.ts'
 import { followBundles } from '../nsm/bundle-stream.ts'
 import { type Channel, openChannel, type Target } from '../nsm/channel.ts'
 import { createNsmClient, type NsmClient } from '../nsm/client.ts'
@@ -48,13 +50,14 @@ export function openSession(parts: {
   const channel = openChannel({ target, source, clock, expect, tokenLifetimeMs })
   const isHome = enrolled === undefined || urlOf(enrolled.server) === urlOf(target)
   const home = isHome ? channel : openChannel({ target: enrolled.server, source, clock, expect: isOwn })
-  const following = enrolled && followBundles({ channel: home, source: enrolled.source, clock, log })
+  const keys = holdJwtBundles()
+  const following = enrolled && followBundles({ channel: home, source: enrolled.source, keys, clock, log })
   return {
     channel,
     home,
     client: createNsmClient(channel),
     registry: createRegistryClient(channel),
-    source,
+    source: enrolled ? withTokens(source, createAuthorityJwt({ channel: home, keys, clock })) : source,
     address: target.address,
     url: urlOf(target),
     async close() {
@@ -62,6 +65,16 @@ export function openSession(parts: {
       channel.close()
       home.close()
       await source.close()
+    },
+  }
+}
+
+/** The identity, with the tokens that its server signs. */
+function withTokens({ current, onChange, close }: IdentitySource, jwt: AuthorityJwt): TokenSource {
+  return {
+    ...{ current, onChange, close },
+    get jwt() {
+      return jwt.isSigning ? jwt : undefined
     },
   }
 }

@@ -13,14 +13,15 @@ import { exchangeIdToken, exchangeJoinToken, renewIdentity } from '../nsm/exchan
 import { findDomain, type NameService } from '../nsm/interdomain-lookup.ts'
 import { auditedLogin } from './audited-login.ts'
 import { openDomainSession } from './domain-session.ts'
-import type { IdentityResult, LoginApi, LoginRequest } from './login-protocol.ts'
+import type { IdentityResult, LoginApi, LoginRequest, LogoutRequest, LogoutResult } from './login-protocol.ts'
 import { Logins } from './logins.ts'
+import { logOut } from './logout.ts'
 import { parseManager, resolveTarget } from './manager-address.ts'
 import { createNameService } from './name-service.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
 import type { ConnectRequest } from './protocol.ts'
 import { openSession, type Session, urlOf } from './session.ts'
-import { forgetStored, readLastDomain, readLoginDomains, readStoredSvid } from './stored-identity.ts'
+import { readLastDomain, readStoredSvid } from './stored-identity.ts'
 import { openSvid, svidKey } from './svid-source.ts'
 
 /** How a request says who asks and whom. */
@@ -83,14 +84,13 @@ export class Sessions implements LoginApi {
    * throws when somebody is. A login that comes to nothing is taken back at its issuer.
    */
   login(
-    { joinString, idToken, store, ...rest }: LoginRequest,
+    { joinString, idToken, store, ...login }: LoginRequest,
     signal: AbortSignal,
     check = () => {},
   ): Promise<IdentityResult> {
     return this.#turns.run('sessions', async () => {
       const join = parseJoinString(joinLine(joinString))
       const { clock } = this.#parts
-      const login = { ...rest, refreshToken: rest.refreshToken }
       const kept = this.logins.of(join.trustDomain)
       const exchange: Exchange = (csr, stop) => exchangeIdToken({ join, idToken, csr, clock }, stop)
       const replace = async () => {
@@ -109,16 +109,21 @@ export class Sessions implements LoginApi {
   }
 
   /**
-   * Forgets the identity in memory, or the one that was stored last with those of every login: nobody stays logged in. Ends
-   * every session, so nobody may be connected.
+   * Forgets the identity in memory, or those that are stored and meant. Ends every session, so nobody may be connected.
+   * Throws `USAGE` when several could be meant, `NOT_FOUND` for a name of none.
    */
-  logout(): Promise<IdentityResult> {
+  logout(request: LogoutRequest): Promise<LogoutResult> {
     return this.#turns.run('sessions', async () => {
-      const who = await this.whoami()
+      const inMemory = this.#ephemeralDomain
+      const { spiffeId } = await this.whoami()
+      // With its session an identity in memory is gone, whoever else is meant.
       await this.close()
-      const warnings = this.#ephemeralDomain === undefined ? await this.#forget() : []
       this.#ephemeralDomain = undefined
-      return { ...who, ...(warnings.length > 0 ? { warnings } : {}) }
+      const place = { settings: this.#parts.settings, logins: this.logins }
+      const { whose = inMemory, all } = request
+      if (inMemory === undefined) return logOut(place, request)
+      const stored = whose === inMemory && !all ? nothingForgotten : await logOut(place, request)
+      return { ...stored, forgotten: [spiffeId ?? inMemory, ...stored.forgotten] }
     })
   }
 
@@ -129,16 +134,6 @@ export class Sessions implements LoginApi {
     const { spiffeId, notAfterMs } = svid
     const login = this.#ephemeralDomain === undefined ? await this.logins.view(spiffeId) : undefined
     return { apiVersion: 'nsm/whoami/v1', spiffeId, notAfterMs, ...(login ? { login } : {}) }
-  }
-
-  async #forget(): Promise<readonly string[]> {
-    const { settings } = this.#parts
-    const last = await readLastDomain(settings)
-    const domains = new Set([...(last === undefined ? [] : [last]), ...(await readLoginDomains(settings))])
-    const failures: string[] = []
-    for (const domain of domains) failures.push(...(await this.logins.of(domain).forget()))
-    await forgetStored(settings, [...domains])
-    return failures
   }
 
   /**
@@ -346,6 +341,8 @@ export class Sessions implements LoginApi {
     return session
   }
 }
+
+const nothingForgotten: LogoutResult = { apiVersion: 'nsm/logout/v1', forgotten: [] }
 
 /** Who is asked. */
 type Whom = Pick<Credentials, 'manager' | 'domain' | 'tokenLifetimeMs'>

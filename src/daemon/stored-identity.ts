@@ -24,9 +24,10 @@ export async function readLoginDomains(settings: Settings): Promise<readonly str
   return names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length))
 }
 
-/** Removes the identities of these trust domains, their keys with them, which was joined last, and what killed writers left. */
+/** Removes the identities of these trust domains, their keys with them, that one of them was joined last, and what killed writers left. */
 export async function forgetStored(settings: Settings, domains: readonly string[]): Promise<void> {
   for (const domain of domains) await rm(enrolmentPath(settings, domain), { force: true })
-  await rm(lastDomainPath(settings), { force: true })
+  const last = await readLastDomain(settings)
+  if (last === undefined || domains.includes(last)) await rm(lastDomainPath(settings), { force: true })
   await removeUnfinished(dirname(lastDomainPath(settings)))
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import { identityFromPem, openSvidFiles } from '../identity/files.ts'
@@ -15,5 +15,5 @@ export async function openSvid(svid: SvidText, parts: { clock: Clock; log: Log }
 /** The same for the same files, or the same certificate. */
 export function svidKey({ paths, svidPem }: SvidText): string {
   if (paths) return JSON.stringify([paths.svidPath, paths.keyPath, paths.bundlePath])
-  return createHash('sha256').update(svidPem).digest('hex')
+  return hash('sha256', svidPem, 'hex')
 }

@@ -1,4 +1,4 @@
-import { chmod, rm } from 'node:fs/promises'
+import { chmod } from 'node:fs/promises'
 import { createServer, type Socket } from 'node:net'
 import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
@@ -60,14 +60,13 @@ export async function openWorkloadSocket(settings: WorkloadSocketSettings): Prom
       connections.delete(socket)
     })
   })
-  await listenPrivately(server, path)
+  const stop = await listenPrivately(server, path)
   if (process.getuid?.() === 0 && canReadCredentials()) await chmod(path, 0o666)
   return {
     async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+      const stopped = stop()
       await Promise.all([...connections.values()].map((connection) => connection.stop()))
-      await closed
-      await rm(path, { force: true })
+      await stopped
     },
   }
 }

@@ -66,12 +66,6 @@ export interface ScopeStatus {
   readonly figures: ScopeFigures
 }
 
-/** Ours: first choice and its stand-ins, clear of the addresses other local resolvers use. */
-export const listenCandidates: readonly ListenAddress[] = [55, 56, 57, 58, 59].map((last) => ({
-  address: `127.0.0.${last}`,
-  port: 53,
-}))
-
 /** Ours: all clocks of all questions are looked at this often. */
 const tickMs = 50
 

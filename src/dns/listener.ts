@@ -1,7 +1,7 @@
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { createServer, isIPv6, type Server, type Socket as TcpSocket } from 'node:net'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, systemCode } from '../base/errors.ts'
 import { isLoopback } from './address-kind.ts'
 import { portHolder } from './port-holder.ts'
 import type { Peer } from './resolver.ts'
@@ -77,7 +77,7 @@ async function open(candidate: ListenAddress, onQuery: OnQuery): Promise<Listene
   } catch (error) {
     udp.close()
     tcp.close()
-    return error instanceof Error && 'code' in error ? String(error.code) : String(error)
+    return systemCode(error) ?? String(error)
   }
 }
 

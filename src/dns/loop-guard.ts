@@ -3,6 +3,7 @@ import type { Log } from '../base/log.ts'
 import { isLoopback } from './address-kind.ts'
 import type { ListenAddress } from './listener.ts'
 import { keyFromText, nameFromKey } from './name.ts'
+import { isOwnAddress } from './own-addresses.ts'
 import { random16 } from './random-id.ts'
 import { type UpstreamAddress, UpstreamSocket } from './upstream-socket.ts'
 import { classInternet, recordType, write16 } from './wire.ts'
@@ -28,15 +29,13 @@ export interface LoopGuardSettings {
 
 /** Ours: a probe that has not come back by then never will. */
 const probeLifeMs = 2_000
-/** Ours: addresses this resolver may listen on; another instance of it is no upstream either. */
-const ownAddresses = /^127\.0\.0\.5[5-9]$/
 
 /** Makes a guard. Only upstreams on loopback are probed: only they can lead back, and nobody else's server is bothered. */
 export function createLoopGuard(settings: LoopGuardSettings): LoopGuard {
   const { clock, log, listening } = settings
   const probes = new Map<string, { readonly target: UpstreamAddress; readonly end: () => void }>()
   const isOurs = ({ address, port }: UpstreamAddress) =>
-    (port === 53 && ownAddresses.test(address)) || (address === listening.address && port === listening.port)
+    (port === 53 && isOwnAddress(address)) || (address === listening.address && port === listening.port)
   return {
     isOurs,
     probe(targets) {

@@ -13,7 +13,7 @@ import { isOfNewestRoot, stateFromIssued } from './svid.ts'
 interface AuthoritySourceSettings {
   readonly authority: Authority
   /** Whom to believe besides the own domain. */
-  readonly federation?: Pick<Federation, 'bundles' | 'onChange'>
+  readonly federation?: Believed
   readonly spiffeId: string
   readonly ttlMs: number
   readonly clock: Clock
@@ -52,13 +52,20 @@ export function createAuthoritySource(settings: AuthoritySourceSettings): Identi
   }
 }
 
+/** The bundles of other domains. */
+type Believed = Pick<Federation, 'bundles' | 'jwtBundles' | 'onChange'>
+
 /** What an authority gives along with its certificates: the bundles that its server believes, not its own alone. */
-export type BelievingAuthority = Pick<Authority, 'trustDomain' | 'bundles' | 'issue' | 'onChange'>
+export type BelievingAuthority = Pick<
+  Authority,
+  'trustDomain' | 'bundles' | 'jwtBundles' | 'issue' | 'issueJwt' | 'onChange'
+>
 
 /** The authority of a server with this identity. */
 export function believingAuthority(
   authority: Authority,
   source: Pick<IdentitySource, 'current' | 'onChange'>,
+  federation?: Pick<Believed, 'jwtBundles'>,
 ): BelievingAuthority {
   const { trustDomain } = authority
   return {
@@ -66,6 +73,10 @@ export function believingAuthority(
     get bundles() {
       return source.current().bundles
     },
+    get jwtBundles() {
+      return new Map([...(federation?.jwtBundles() ?? []), ...authority.jwtBundles])
+    },
+    issueJwt: authority.issueJwt,
     issue: (wanted) => ({ ...authority.issue(wanted), bundles: source.current().bundles }),
     onChange: source.onChange,
   }

@@ -1,7 +1,8 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { readFile, stat } from 'node:fs/promises'
 import { createSecureContext, rootCertificates } from 'node:tls'
 import type { Clock } from '../base/clock.ts'
+import { systemCode } from '../base/errors.ts'
 import { type BundleDocument, parseBundle, readBundle } from './bundle-document.ts'
 import type { BundleOrigin } from './federated-domain.ts'
 import { fetchDocument } from './fetch-document.ts'
@@ -42,7 +43,7 @@ export async function readBundleFile(
   path: string,
 ): Promise<{ readonly document: BundleDocument; readonly hash: string }> {
   const text = await readText(path)
-  return { document: readBundle(text), hash: createHash('sha256').update(text).digest('base64url') }
+  return { document: readBundle(text), hash: hash('sha256', text, 'base64url') }
 }
 
 /** Ours, as for a document that is fetched. */
@@ -53,7 +54,7 @@ async function readText(path: string): Promise<string> {
     const { size } = await stat(path)
     if (size <= fileMaxBytes) return await readFile(path, 'utf8')
   } catch (cause) {
-    const why = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unreadable'
+    const why = systemCode(cause) ?? 'unreadable'
     throw refusal('BUNDLE_INVALID', `the trust bundle ${path} cannot be read: ${why}`, {
       next: 'check the path',
       cause,

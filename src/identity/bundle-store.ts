@@ -1,6 +1,6 @@
 import { dirname } from 'node:path'
 import { makePrivateDir, readPrivateFile, writeFileAtomic } from '../base/files.ts'
-import { isJsonObject } from '../base/json.ts'
+import { isJsonObject, readJsonObject } from '../base/json.ts'
 import { type BundleDocument, formatBundle, parseBundle } from './bundle-document.ts'
 
 /** The last good bundle of a domain, and what it is from. */
@@ -14,9 +14,9 @@ export interface HeldBundle {
 
 /** The bundles of a file by trust domain; what cannot be read is fetched again, so it counts as absent. */
 export async function loadBundles(path: string): Promise<Map<string, HeldBundle>> {
-  const stored = parse((await readPrivateFile(path)) ?? '')
+  const stored = readJsonObject((await readPrivateFile(path)) ?? '') ?? {}
   return new Map(
-    Object.entries(isJsonObject(stored) ? stored : {}).flatMap(([trustDomain, value]) => {
+    Object.entries(stored).flatMap(([trustDomain, value]) => {
       const held = heldOf(value)
       return held ? [[trustDomain, held]] : []
     }),
@@ -38,14 +38,6 @@ function heldOf(value: unknown): HeldBundle | undefined {
   if (typeof origin !== 'string' || typeof bundle !== 'string') return undefined
   try {
     return { origin, document: parseBundle(bundle), fileHash: typeof fileHash === 'string' ? fileHash : undefined }
-  } catch {
-    return undefined
-  }
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
   } catch {
     return undefined
   }

@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readPrivateFile, writeFileAtomic } from '../base/files.ts'
-import { isJsonObject } from '../base/json.ts'
+import { readJsonObject } from '../base/json.ts'
 import { type Root, rootFromPem, rootToPem, saveRoot } from './ca-root.ts'
 import { refusal } from './refusal.ts'
 
@@ -40,7 +40,7 @@ export async function loadRotation(dir: string): Promise<RotationState | undefin
   const path = join(dir, fileName)
   const text = await readPrivateFile(path)
   if (text === undefined) return undefined
-  const { phase, nextMs, key, certificate } = parse(text)
+  const { phase, nextMs, key, certificate } = readJsonObject(text) ?? {}
   if (typeof nextMs !== 'number' || typeof key !== 'string' || typeof certificate !== 'string') throw broken(path)
   const next = rootFromPem({ key, certificate }, path)
   if (phase === 'published' || phase === 'issuing') return { phase, nextMs, next }
@@ -59,15 +59,6 @@ async function write(dir: string, state: RotationState, phase: string): Promise<
 async function replaceRoot(dir: string, next: Root): Promise<void> {
   await saveRoot(dir, next)
   await rm(join(dir, fileName))
-}
-
-function parse(text: string): Readonly<Record<string, unknown>> {
-  try {
-    const value: unknown = JSON.parse(text)
-    return isJsonObject(value) ? value : {}
-  } catch {
-    return {}
-  }
 }
 
 function broken(path: string) {

@@ -1,16 +1,20 @@
 import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { createListeners } from '../base/listeners.ts'
 import type { Log } from '../base/log.ts'
 import { createTurns } from '../base/turns.ts'
+import type { JwtKey } from './bundle-document.ts'
 import { backdateMs, certifyNewWithOld, newRoot, type Root } from './ca-root.ts'
 import type { RotationState, RotationStore } from './ca-rotation-file.ts'
+import { jwtSignerOf } from './jwt-key.ts'
+import { jwtSvidLifeMs } from './jwt-svid.ts'
 import { atWallTime } from './wall-timer.ts'
 
 /* steady --begin--> published --20 min--> issuing --25 h, or finish--> steady
  *   old signs         old signs             new signs                    new signs
  *   old believed      both believed         both believed                new believed
- *                                           (2 min at the least)
+ *                                           (5 min at the least)
  *
  * While the new root signs, its certificate by the old one goes along: who slept through the first phase still finds the way. */
 
@@ -19,6 +23,8 @@ export interface Roots {
   readonly signing: Root
   /** DER of all that are to be believed, the signing one first. */
   readonly believed: readonly Uint8Array[]
+  /** For JWT-SVIDs, one of each root that is believed, in the same order. */
+  readonly jwtKeys: readonly JwtKey[]
   /** The signing root by the old one. */
   readonly newWithOld: Uint8Array | undefined
 }
@@ -28,6 +34,8 @@ export interface RotationView {
   readonly phase: 'steady' | RotationState['phase']
   /** Wall milliseconds at which the next phase begins by itself; absent when nothing is under way. */
   readonly nextMs?: number
+  /** Wall milliseconds from which on the old root may be dropped by `finish`. */
+  readonly finishMs?: number
 }
 
 /** The change of an authority's root, with the times of its phases. */
@@ -49,10 +57,10 @@ export const publishMsDefault = 4 * bundleRefreshMs
 /** Ours: the longest life of a leaf, 24 h, and an hour. */
 const believeOldMs = 25 * 3_600_000
 /**
- * Ours: until a member has a certificate of the root that signs. A minute is the longest pause of one that lost its server,
- * within half a minute more it renews, and as long is left for a renewal that failed at first.
+ * Ours: until the last JWT-SVID of the old root's key is expired. A member has a certificate of the root that signs long
+ * before: a minute is the longest pause of one that lost its server, and within half a minute more it renews.
  */
-const renewedMs = 120_000
+const renewedMs = jwtSvidLifeMs
 
 /** Rotation of the root `current`, going on with the change that was under way. */
 export function createRotation(parts: {
@@ -64,7 +72,7 @@ export function createRotation(parts: {
   readonly audit?: Audit
 }): Rotation {
   const { clock, log, audit = noAudit, store } = parts
-  const listeners = new Set<() => void>()
+  const listeners = createListeners()
   const turns = createTurns()
   let { current, underWay } = parts
   let roots = rootsOf(current, underWay)
@@ -72,14 +80,15 @@ export function createRotation(parts: {
   const openedMs = clock.wallMs()
   let cancel = () => {}
   let isClosed = false
+  const view = () => viewOf(underWay, openedMs)
   const set = (next: { readonly current: Root; readonly underWay: RotationState | undefined }) => {
     ;({ current, underWay } = next)
     roots = rootsOf(current, underWay)
     plan()
-    const { phase } = viewOf(underWay)
+    const { phase } = view()
     log.info('the root is changed', { domain: current.trustDomain, phase })
     audit.record({ event: 'ca.rotate', id: `spiffe://${current.trustDomain}`, phase })
-    for (const listener of [...listeners]) listener()
+    listeners.tell()
   }
   const advance = async () => {
     if (!underWay) return
@@ -100,34 +109,31 @@ export function createRotation(parts: {
   }
   const plan = () => {
     cancel()
-    const { nextMs } = viewOf(underWay)
+    const { nextMs } = view()
     if (nextMs !== undefined && !isClosed) cancel = atWallTime(clock, nextMs, onTime)
   }
   plan()
   return {
     roots: () => roots,
-    view: () => viewOf(underWay),
+    view,
     begin: (publishMs = publishMsDefault) =>
       turns.run('', async () => {
-        if (underWay) throw notNow(viewOf(underWay))
+        if (underWay) throw notNow(view())
         const nowMs = clock.wallMs()
         const state: RotationState = { phase: 'published', nextMs: nowMs + publishMs, next: rootAfter(current, nowMs) }
         await store.save(state)
         set({ current, underWay: state })
-        return viewOf(state)
+        return view()
       }),
     finish: () =>
       turns.run('', async () => {
-        if (underWay?.phase !== 'issuing') throw notYet(viewOf(underWay))
-        const renewedAtMs = Math.max(openedMs, underWay.nextMs - believeOldMs) + renewedMs
-        if (clock.wallMs() < renewedAtMs) throw notRenewed(renewedAtMs)
+        const { phase, finishMs = 0 } = view()
+        if (phase !== 'issuing') throw notYet(view())
+        if (clock.wallMs() < finishMs) throw notRenewed(finishMs)
         await advance()
-        return viewOf(underWay)
+        return view()
       }),
-    onChange(listener) {
-      listeners.add(listener)
-      return () => void listeners.delete(listener)
-    },
+    onChange: listeners.add,
     close() {
       isClosed = true
       cancel()
@@ -145,19 +151,24 @@ function rootAfter({ trustDomain, certificate }: Root, nowMs: number): Root {
 const retryMs = 60_000
 
 function rootsOf(current: Root, underWay: RotationState | undefined): Roots {
-  const { der } = current.certificate
-  if (!underWay) return { signing: current, believed: [der], newWithOld: undefined }
+  if (!underWay) return rootsInOrder([current])
   const { next, phase } = underWay
-  if (phase === 'published') {
-    return { signing: current, believed: [der, next.certificate.der], newWithOld: undefined }
-  }
-  return { signing: next, believed: [next.certificate.der, der], newWithOld: certifyNewWithOld(next, current) }
+  if (phase === 'published') return rootsInOrder([current, next])
+  return { ...rootsInOrder([next, current]), newWithOld: certifyNewWithOld(next, current) }
 }
 
-function viewOf(underWay: RotationState | undefined): RotationView {
+function rootsInOrder(all: readonly [signing: Root, ...others: Root[]]): Roots {
+  const [signing] = all
+  const believed = all.map(({ certificate }) => certificate.der)
+  const jwtKeys = all.map(({ privateKey }) => jwtSignerOf(privateKey).published)
+  return { signing, believed, jwtKeys, newWithOld: undefined }
+}
+
+function viewOf(underWay: RotationState | undefined, openedMs: number): RotationView {
   if (!underWay) return { phase: 'steady' }
   const { phase, nextMs } = underWay
-  return { phase, nextMs }
+  const signsMs = phase === 'published' ? nextMs : nextMs - believeOldMs
+  return { phase, nextMs, finishMs: Math.max(openedMs, signsMs) + renewedMs }
 }
 
 function notNow({ phase, nextMs = 0 }: RotationView): NsmError {

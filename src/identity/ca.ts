@@ -17,6 +17,9 @@ import {
 import { readCertificate } from './certificate.ts'
 import { type Issuer, writeCertificate } from './certificate-writer.ts'
 import { verifyCsr } from './csr.ts'
+import type { JwtBundles } from './jwt-bundles.ts'
+import { jwtSignerOf } from './jwt-key.ts'
+import { type JwtSvid, signJwtSvid } from './jwt-svid.ts'
 import { generateKey, isP256, spkiPin } from './keys.ts'
 import { refusal } from './refusal.ts'
 import type { IssuedSvid, TrustBundles } from './source.ts'
@@ -31,17 +34,29 @@ export interface Authority {
   readonly rootSpkiPin: string
   /** The roots to believe, the one that signs first. */
   readonly bundles: TrustBundles
+  /** The keys that its JWT-SVIDs are signed with. */
+  readonly jwtBundles: JwtBundles
   /** The same for other domains. */
   readonly document: BundleDocument
   /** Checks the request and signs a leaf for the ID; throws `IDENTITY` (`CSR_INVALID`, `ID_INVALID`). */
   issue(wanted: { readonly csr: Uint8Array; readonly spiffeId: string; readonly ttlMs: number }): IssuedSvid
   /** Signs a leaf for a key that never left this process. */
   issueForKey(wanted: { readonly publicKey: KeyObject; readonly spiffeId: string; readonly ttlMs: number }): IssuedSvid
+  /** A token for whoever holds this ID until `untilMs`; throws `IDENTITY` (`ID_INVALID`). */
+  issueJwt(wanted: JwtWanted): JwtSvid
   /** Replaces the root step by step. */
   readonly rotation: Pick<Rotation, 'begin' | 'finish' | 'view'>
   /** Calls the listener after each change of the roots; the result ends that. */
   onChange(listener: () => void): () => void
   close(): void
+}
+
+/** Whom a JWT-SVID is for, and to whom it is shown. */
+export interface JwtWanted {
+  readonly spiffeId: string
+  readonly audience: readonly string[]
+  /** Wall milliseconds. */
+  readonly untilMs: number
 }
 
 export type { RotationView }
@@ -111,7 +126,8 @@ function authorityOf(
   const issueForKey: Authority['issueForKey'] = ({ publicKey, spiffeId, ttlMs }) => {
     const nowMs = clock.wallMs()
     const roots = rotation.roots()
-    checkWanted(roots.signing, { publicKey, spiffeId, nowMs })
+    checkId(roots.signing, { spiffeId, nowMs })
+    if (!isP256(publicKey)) throw refusal('CSR_INVALID', 'the key is not ECDSA P-256')
     if (intermediate?.root !== roots.signing || nowMs >= intermediate.replaceAtMs) {
       intermediate = newIntermediate(roots.signing, nowMs)
     }
@@ -130,26 +146,31 @@ function authorityOf(
     get bundles() {
       return bundlesOf(rotation.roots())
     },
+    get jwtBundles() {
+      return new Map([[trustDomain, rotation.roots().jwtKeys]])
+    },
     get document() {
       return documentOf(rotation.roots())
     },
     issueForKey,
     issue: ({ csr, spiffeId, ttlMs }) => issueForKey({ ...verifyCsr(csr), spiffeId, ttlMs }),
+    issueJwt(wanted) {
+      const nowMs = clock.wallMs()
+      const { signing } = rotation.roots()
+      checkId(signing, { ...wanted, nowMs })
+      return signJwtSvid({ ...wanted, signer: jwtSignerOf(signing.privateKey), nowMs })
+    },
     rotation,
     onChange: rotation.onChange,
     close: rotation.close,
   }
 }
 
-function checkWanted(
-  root: Root,
-  wanted: { readonly publicKey: KeyObject; readonly spiffeId: string; readonly nowMs: number },
-): void {
+function checkId(root: Root, wanted: { readonly spiffeId: string; readonly nowMs: number }): void {
   const { trustDomain, path } = parseSpiffeId(wanted.spiffeId)
   if (trustDomain !== root.trustDomain || path === '') {
     throw refusal('ID_INVALID', `${wanted.spiffeId} is not an ID of ${root.trustDomain} with a path`)
   }
-  if (!isP256(wanted.publicKey)) throw refusal('CSR_INVALID', 'the key is not ECDSA P-256')
   if (wanted.nowMs >= root.certificate.notAfterMs) {
     const next = 'start the server with a new state directory and invite everybody again'
     throw refusal('SVID_EXPIRED', `the root of ${root.trustDomain} is expired`, { next })
@@ -177,10 +198,10 @@ function bundlesOf({ signing, believed }: Roots): TrustBundles {
 }
 
 /** The sequence grows when a root comes and when one goes: two for each second of the newest root's begin, one more when it is alone. */
-function documentOf({ believed }: Roots): BundleDocument {
+function documentOf({ believed, jwtKeys }: Roots): BundleDocument {
   const newestMs = Math.max(...believed.map((der) => readCertificate(der).notBeforeMs))
   const sequence = 2 * Math.floor(newestMs / 1000) + (believed.length === 1 ? 1 : 0)
-  return { roots: believed, jwtKeys: [], sequence, refreshHintMs: bundleRefreshMs }
+  return { roots: believed, jwtKeys, sequence, refreshHintMs: bundleRefreshMs }
 }
 
 function newIntermediate(root: Root, nowMs: number): Intermediate {

@@ -1,4 +1,4 @@
-import { createHash, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { hash, type KeyObject, randomBytes, sign } from 'node:crypto'
 import {
   derBitString,
   derElement,
@@ -93,5 +93,5 @@ function critical(id: Uint8Array, value: Uint8Array): Uint8Array {
 /** [RFC 7093 2] method 1: the left 160 bits of SHA-256 over the key bits. */
 function keyId(key: KeyObject): Uint8Array {
   const point = spkiOf(key).subarray(-65)
-  return createHash('sha256').update(point).digest().subarray(0, 20)
+  return hash('sha256', point, 'buffer').subarray(0, 20)
 }

@@ -2,6 +2,7 @@ import type { KeyObject } from 'node:crypto'
 import type { Audit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
 import { createCsr } from './csr.ts'
 import { type Enrolment, loadEnrolment, saveEnrolment } from './enrolment-file.ts'
 import { createFixedSource, type FixedSource } from './fixed-source.ts'
@@ -150,7 +151,7 @@ async function askFor(exchange: Exchange, clock: Clock, signal: AbortSignal): Pr
 /** One change at a time: to the file first, so that a restart never finds less than what is in use. */
 function createStore(first: Enrolment, held: FixedSource, save: (next: Enrolment) => Promise<void>) {
   let present = first
-  let last: Promise<unknown> = Promise.resolve()
+  const turns = createTurns()
   const replace = async (change: (state: IdentityState) => IdentityState) => {
     const state = change(present.state)
     const next = { serverUrl: pinnedAnew(present.serverUrl, state), state }
@@ -161,14 +162,8 @@ function createStore(first: Enrolment, held: FixedSource, save: (next: Enrolment
   }
   return {
     present: () => present,
-    replace(change: (state: IdentityState) => IdentityState): Promise<IdentityState> {
-      const mine = last.then(() => replace(change))
-      last = mine.catch(() => undefined)
-      return mine
-    },
-    async settled() {
-      await last
-    },
+    replace: (change: (state: IdentityState) => IdentityState) => turns.run('', () => replace(change)),
+    settled: turns.settled,
   }
 }
 

@@ -1,15 +1,19 @@
-import { randomInt } from 'node:crypto'
 import { type Audit, noAudit } from '../base/audit.ts'
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { createListeners } from '../base/listeners.ts'
 import type { Log } from '../base/log.ts'
+import { createTurns } from '../base/turns.ts'
 import type { BundleDocument } from './bundle-document.ts'
 import { fetchBundle, readBundleFile } from './bundle-fetch.ts'
 import { type HeldBundle, loadBundles, saveBundles } from './bundle-store.ts'
 import { readCertificate } from './certificate.ts'
 import type { BundleOrigin, FederatedDomain } from './federated-domain.ts'
+import { areSameJwtBundles, type JwtBundles } from './jwt-bundles.ts'
+import { plainUrl } from './plain-url.ts'
 import { reasonOf, refusal } from './refusal.ts'
-import { retryDelayMs } from './renewal.ts'
+import { randomJitter, retryDelayMs } from './renewal.ts'
+import { areSameBundles } from './same-bundles.ts'
 import type { TrustBundles } from './source.ts'
 import { isTrustDomain, parseSpiffeId } from './spiffe-id.ts'
 
@@ -20,6 +24,8 @@ import { isTrustDomain, parseSpiffeId } from './spiffe-id.ts'
 export interface Federation {
   /** By trust domain; a domain without any bundle yet is absent. */
   bundles(): TrustBundles
+  /** The same for the keys of JWT-SVIDs. */
+  jwtBundles(): JwtBundles
   /**
    * Replaces the domains: a new one is fetched, one that is gone is out at once, its stored bundle too. Our own domain may be
    * among them. Throws `USAGE` for domains that cannot be meant, and changes nothing then.
@@ -75,8 +81,8 @@ class Domains implements Federation {
   readonly #parts: FederationParts
   readonly #held: Map<string, HeldBundle>
   readonly #followed = new Map<string, Followed>()
-  readonly #listeners = new Set<() => void>()
-  #saving: Promise<void> = Promise.resolve()
+  readonly #listeners = createListeners()
+  readonly #saves = createTurns()
 
   constructor(parts: FederationParts, held: Map<string, HeldBundle>) {
     this.#parts = parts
@@ -84,8 +90,11 @@ class Domains implements Federation {
   }
 
   bundles(): TrustBundles {
-    const wanted = [...this.#held].filter(([domain]) => this.#followed.has(domain))
-    return new Map(wanted.map(([domain, { document }]) => [domain, document.roots]))
+    return this.#ofWanted(({ roots }) => roots)
+  }
+
+  jwtBundles(): JwtBundles {
+    return this.#ofWanted(({ jwtKeys }) => jwtKeys)
   }
 
   setDomains(domains: readonly FederatedDomain[]): void {
@@ -102,13 +111,12 @@ class Domains implements Federation {
       if (!next || originText(next) !== held.origin) this.#held.delete(trustDomain)
     }
     for (const domain of wanted.values()) if (!this.#followed.has(domain.trustDomain)) this.#follow(domain)
-    if (!isSame(before, this.bundles())) this.#tell()
+    if (!areSameBundles(before, this.bundles())) this.#listeners.tell()
     this.#save()
   }
 
   onChange(listener: () => void): () => void {
-    this.#listeners.add(listener)
-    return () => void this.#listeners.delete(listener)
+    return this.#listeners.add(listener)
   }
 
   status(): readonly DomainStatus[] {
@@ -122,7 +130,7 @@ class Domains implements Federation {
 
   async settled(): Promise<void> {
     await Promise.all([...this.#followed.values()].map(({ first }) => first))
-    await this.#saving
+    await this.#saves.settled()
   }
 
   async close(): Promise<void> {
@@ -130,7 +138,12 @@ class Domains implements Federation {
     for (const { stop } of all) stop.abort()
     this.#listeners.clear()
     await Promise.all(all.map(({ ended }) => ended))
-    await this.#saving
+    await this.#saves.settled()
+  }
+
+  #ofWanted<T>(partOf: (document: BundleDocument) => T): Map<string, T> {
+    const wanted = [...this.#held].filter(([domain]) => this.#followed.has(domain))
+    return new Map(wanted.map(([domain, { document }]) => [domain, partOf(document)]))
   }
 
   #follow(domain: FederatedDomain): void {
@@ -148,7 +161,7 @@ class Domains implements Federation {
       const isDone = await this.#refresh(followed)
       failures = isDone ? 0 : failures + 1
       asked()
-      await sleep(clock, this.#pauseMs(domain, failures), stop.signal).catch(() => {})
+      await pause(clock, this.#pauseMs(domain, failures), stop.signal)
     }
   }
 
@@ -156,7 +169,7 @@ class Domains implements Federation {
     if (bundle.profile === 'file') return rereadMs
     const hintMs = this.#held.get(trustDomain)?.document.refreshHintMs ?? refreshMs
     const wholeMs = Math.min(Math.max(hintMs, refreshMinMs), refreshMaxMs)
-    const jitter = randomInt(jitterSteps) / (jitterSteps - 1)
+    const jitter = randomJitter()
     return failures === 0 ? wholeMs * (0.9 + 0.2 * jitter) : Math.min(wholeMs, retryDelayMs(failures, jitter))
   }
 
@@ -219,24 +232,20 @@ class Domains implements Federation {
     const { document, fileHash, signal } = taken
     signal.throwIfAborted()
     checkRoots(document, trustDomain)
-    const before = this.bundles()
+    const before = { roots: this.bundles(), keys: this.jwtBundles() }
     this.#held.set(trustDomain, { origin: originText(domain), document, fileHash })
     this.#save()
-    if (isSame(before, this.bundles())) return
+    if (areSameBundles(before.roots, this.bundles()) && areSameJwtBundles(before.keys, this.jwtBundles())) return
     const { log, audit = noAudit } = this.#parts
     log.info('a new bundle of another domain', { domain: trustDomain, roots: document.roots.length })
     audit.record({ event: 'bundle.update', id: `spiffe://${trustDomain}`, roots: document.roots.length })
-    this.#tell()
-  }
-
-  #tell(): void {
-    for (const listener of [...this.#listeners]) listener()
+    this.#listeners.tell()
   }
 
   #save(): void {
     const { path, log } = this.#parts
-    this.#saving = this.#saving
-      .then(() => saveBundles(path, this.#held))
+    this.#saves
+      .run('', () => saveBundles(path, this.#held))
       .catch((error: unknown) => log.warn('bundles are not stored', { error: toNsmError(error).message }))
   }
 }
@@ -249,8 +258,6 @@ interface Followed {
   ended: Promise<void>
   error: string | undefined
 }
-
-const jitterSteps = 10_001
 
 /** The domains without our own; throws `USAGE`. */
 function foreignDomains(domains: readonly FederatedDomain[], own: string): Map<string, FederatedDomain> {
@@ -274,8 +281,7 @@ function foreignDomains(domains: readonly FederatedDomain[], own: string): Map<s
 
 /** [SPIFFE Federation 5.2.1] https without user; what stands there literally may be any host. */
 function checkUrl(trustDomain: string, text: string): void {
-  const url = URL.canParse(text) ? new URL(text) : undefined
-  if (url?.protocol === 'https:' && url.username === '' && url.password === '') return
+  if (plainUrl(text)?.protocol === 'https:') return
   throw wrong(`the url of ${trustDomain} is not an https url`)
 }
 
@@ -300,15 +306,6 @@ function checkRoots({ roots }: BundleDocument, trustDomain: string): void {
 
 function originText({ bundle }: FederatedDomain): string {
   return JSON.stringify(Object.entries(bundle).sort(([a], [b]) => (a < b ? -1 : 1)))
-}
-
-/** True when both believe the same roots of the same domains. */
-export function isSame(a: TrustBundles, b: TrustBundles): boolean {
-  return a.size === b.size && [...a].every(([domain, roots]) => isSameList(roots, b.get(domain)))
-}
-
-function isSameList(a: readonly Uint8Array[], b: readonly Uint8Array[] | undefined): boolean {
-  return a.length === b?.length && a.every((der, index) => Buffer.from(der).equals(b[index] ?? new Uint8Array()))
 }
 
 function wrong(what: string): NsmError {

@@ -1,8 +1,9 @@
 import { type LookupAddress, lookup } from 'node:dns'
-import { isIP, type LookupFunction } from 'node:net'
+import type { LookupFunction } from 'node:net'
 import type { PeerCertificate, SecureContext } from 'node:tls'
 import { NsmError } from '../base/errors.ts'
 import { parseAddress, parsePrefix, prefixContains, unmappedAddress } from '../base/ip.ts'
+import { addressIn, plainUrl } from './plain-url.ts'
 
 /** How a document is fetched. */
 export interface FetchSettings {
@@ -80,10 +81,10 @@ export function fetchDocument(text: string, settings: FetchSettings): Promise<Bu
 
 /** True for the text of an https URL without user that does not itself name a link-local address. */
 export function isSafeUrl(text: string): boolean {
-  const url = URL.canParse(text) ? new URL(text) : undefined
-  if (url?.protocol !== 'https:' || url.username !== '' || url.password !== '') return false
-  const host = url.hostname.replace(/^\[|\]$/g, '')
-  return isIP(host) === 0 || !isLinkLocal(host)
+  const url = plainUrl(text)
+  if (url?.protocol !== 'https:') return false
+  const address = addressIn(url)
+  return address === undefined || !isLinkLocal(address)
 }
 
 /** [RFC 3927] [RFC 4291 2.5.6] Also where IPv4 stands inside IPv6, and where a cloud's metadata are at an address of their own. */

@@ -2,7 +2,7 @@ import { createPrivateKey, type KeyObject } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import type { Clock } from '../base/clock.ts'
-import { NsmError, toNsmError } from '../base/errors.ts'
+import { NsmError, systemCode, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { readCertificate } from './certificate.ts'
 import { createFixedSource } from './fixed-source.ts'
@@ -124,7 +124,7 @@ async function readOwned(path: string, forbidden: number): Promise<string> {
     return await file.readFile('utf8')
   } catch (error) {
     if (error instanceof NsmError) throw error
-    const why = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
+    const why = systemCode(error) ?? 'unreadable'
     throw refusal('STATE_INVALID', `${path} cannot be read: ${why}`, { next: 'check the path', cause: error })
   } finally {
     await file?.close()

@@ -1,4 +1,5 @@
 import { type Clock, systemClock } from '../base/clock.ts'
+import { createListeners } from '../base/listeners.ts'
 import { refusal } from './refusal.ts'
 import type { IdentitySource, IdentityState } from './source.ts'
 
@@ -10,20 +11,17 @@ export interface FixedSource extends IdentitySource {
 
 /** An in-memory source; `current` throws `IDENTITY` once the SVID is expired. */
 export function createFixedSource(initial: IdentityState, clock: Clock = systemClock): FixedSource {
-  const listeners = new Set<(state: IdentityState) => void>()
+  const listeners = createListeners<[IdentityState]>()
   let held = initial
   return {
     current() {
       if (clock.wallMs() >= held.svid.notAfterMs) throw expired(held)
       return held
     },
-    onChange(listener) {
-      listeners.add(listener)
-      return () => void listeners.delete(listener)
-    },
+    onChange: listeners.add,
     set(state) {
       held = state
-      for (const listener of [...listeners]) listener(state)
+      listeners.tell(state)
     },
     async close() {
       listeners.clear()

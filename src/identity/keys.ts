@@ -1,4 +1,4 @@
-import { createHash, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto'
+import { createPublicKey, generateKeyPairSync, hash, type KeyObject } from 'node:crypto'
 import { refusal } from './refusal.ts'
 
 /** A new ECDSA P-256 private key: the only kind NSM's token policies accept. */
@@ -30,7 +30,7 @@ export function readP256Spki(spki: Uint8Array): KeyObject {
 
 /** `sha256-<base64url>` of a SubjectPublicKeyInfo: how a join string names a root. */
 export function spkiPin(spki: Uint8Array): string {
-  return `sha256-${createHash('sha256').update(spki).digest('base64url')}`
+  return `sha256-${hash('sha256', spki, 'base64url')}`
 }
 
 /** SEQUENCE { SEQUENCE { ecPublicKey, prime256v1 }, BIT STRING { 04 ... } } up to the point [RFC 5480 2]. */

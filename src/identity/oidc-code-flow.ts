@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import {
@@ -62,7 +62,7 @@ function authorizationUrl(
     ...(asked.endpoints.isOffline ? { prompt: 'consent' } : {}),
     state: asked.state,
     nonce: asked.nonce,
-    code_challenge: createHash('sha256').update(asked.verifier).digest('base64url'),
+    code_challenge: hash('sha256', asked.verifier, 'base64url'),
     code_challenge_method: 'S256',
   }
   for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value)

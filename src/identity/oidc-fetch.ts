@@ -18,7 +18,7 @@ export const fetchIssuerJson: FetchJson = async (url) => {
 
 /** The URL of an issuer's endpoint as its own document names it; throws `UNREACHABLE` when it leads to a forbidden place. */
 export function checkedEndpoint(text: unknown, issuerUrl: string): string {
-  const url = typeof text === 'string' && URL.canParse(text) ? new URL(text) : undefined
+  const url = typeof text === 'string' ? URL.parse(text) : undefined
   if (url && (url.origin === new URL(issuerUrl).origin || isSafeUrl(url.href))) return url.href
   throw unreachable(issuerUrl, 'its configuration names an endpoint that is no https URL, or none')
 }

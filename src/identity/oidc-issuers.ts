@@ -1,8 +1,8 @@
-import { isIP } from 'node:net'
 import { NsmError } from '../base/errors.ts'
 import { type ClaimMatch, escapeSegment, placeholderOf } from './oidc-claims.ts'
 import { audienceOf } from './oidc-token.ts'
-import { type PlacedFields, type PlacedValue, readPlaced } from './placed-value.ts'
+import type { PlacedFields, PlacedValue } from './placed-value.ts'
+import { addressIn, plainUrl } from './plain-url.ts'
 
 /** What a token of the issuer must say, and who its bearer is then. */
 export interface OidcRule {
@@ -25,11 +25,6 @@ export interface OidcIssuer {
   readonly rules: readonly [OidcRule, ...OidcRule[]]
   /** Set where people log in: the client of theirs that is ours, and what is asked for. */
   readonly login?: { readonly clientId: string; readonly scopes: readonly string[] }
-}
-
-/** Reads a file of issuers, YAML or JSON whose every key is known; throws `USAGE` that names the line. */
-export function parseIssuers(text: string, file: string, trustDomain: string): readonly OidcIssuer[] {
-  return readIssuers(readPlaced(text, file).fields(['issuers']).need('issuers'), trustDomain)
 }
 
 /** Reads a list of issuers; throws `USAGE` that names the line. */
@@ -162,11 +157,11 @@ const urlForm = 'must be an https URL without user, query and fragment'
 
 /** [OIDC Discovery 3] HTTPS without query or fragment; plain HTTP only where the bytes never leave the machine. */
 function isIssuerUrl(text: string): boolean {
-  const url = URL.canParse(text) ? new URL(text) : undefined
-  const host = url?.hostname.replace(/^\[|\]$/g, '') ?? ''
-  const isLoopback = isIP(host) !== 0 && (host === '::1' || host.startsWith('127.'))
-  const isSafe = url?.protocol === 'https:' || (url?.protocol === 'http:' && isLoopback)
-  return url !== undefined && isSafe && [url.search, url.hash, url.username, url.password].every((part) => part === '')
+  const url = plainUrl(text)
+  if (url?.search !== '' || url.hash !== '') return false
+  const address = addressIn(url)
+  const isLoopback = address === '::1' || address?.startsWith('127.') === true
+  return url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback)
 }
 
 function flagFault(what: string): NsmError {

@@ -11,7 +11,10 @@ export type Refreshed = { readonly tokens: LoginTokens } | { readonly refused: s
 export async function refreshLogin(issuer: LoginIssuer, refreshToken: string): Promise<Refreshed> {
   const { token } = await findEndpoints(issuer)
   const form = { grant_type: 'refresh_token', refresh_token: refreshToken, client_id: issuer.clientId }
-  const answer = await postForm(token, form, new AbortController().signal)
+  const ask = () => postForm(token, form, new AbortController().signal)
+  // The answer that got lost may hold the token that counts. Issuers with a grace for that give it once more, if asked at once
+  // [RFC 9700 4.14.2]; one that takes it for theft ends a login that could not be renewed any more anyway.
+  const answer = await ask().catch(ask)
   if (typeof answer['id_token'] === 'string') return { tokens: tokensOf(answer) }
   if (typeof answer['access_token'] === 'string') return { refused: 'no_id_token' }
   const word = errorWord(answer['error'])

@@ -1,3 +1,4 @@
+import { isDnsName } from '../base/dns-name.ts'
 import { type Prefix, parsePrefix } from '../base/ip.ts'
 import type { FederatedDomain } from './federated-domain.ts'
 import { parseIdPattern } from './id-pattern.ts'
@@ -159,8 +160,7 @@ function prefixOf(value: PlacedValue): Prefix {
 
 function zoneOf(value: PlacedValue): string {
   const zone = value.text().replace(/\.$/, '').toLowerCase()
-  const isName = zone.split('.').every((label) => /^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$/.test(label))
-  if (!isName) throw value.fault('must be a domain name')
+  if (!isDnsName(zone)) throw value.fault('must be a domain name')
   return zone
 }
 

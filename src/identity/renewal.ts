@@ -30,7 +30,7 @@ export function startRenewal(settings: {
   readonly jitter?: () => number
 }): Renewal {
   const { clock, log, audit = noAudit, outlives = async () => false } = settings
-  const jitter = settings.jitter ?? (() => randomInt(jitterSteps) / (jitterSteps - 1))
+  const { jitter = randomJitter } = settings
   const stop = new AbortController()
   let running = Promise.resolve()
   let cancel = () => {}
@@ -109,6 +109,11 @@ function pauseMs({ notAfterMs }: Svid, nowMs: number): number {
 export function retryDelayMs(failures: number, jitter: number): number {
   const wholeMs = Math.min(retryMaxMs, retryMinMs * 2 ** (failures - 1))
   return wholeMs * (0.5 + 0.5 * jitter)
+}
+
+/** 0 to 1, both included. */
+export function randomJitter(): number {
+  return randomInt(jitterSteps) / (jitterSteps - 1)
 }
 
 /** Ours: members of one server do not all renew at the same moment. */

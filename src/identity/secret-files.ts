@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { dirname } from 'node:path'
 import { text } from 'node:stream/consumers'
+import { systemCode } from '../base/errors.ts'
 import { makePrivateDir, readPrivateFile, removeFile, writeFileAtomic } from '../base/files.ts'
 import { type SecretStore, storeFailed } from './secret-store.ts'
 
@@ -53,9 +54,7 @@ async function runCreds(program: string, args: readonly string[], input: string)
     if (child.exitCode === 0) return out
     throw storeFailed(lastLine(said) || 'systemd-creds failed')
   } catch (error) {
-    throw error instanceof Error && 'code' in error && error.code === 'ENOENT'
-      ? storeFailed('this machine has no systemd-creds')
-      : error
+    throw systemCode(error) === 'ENOENT' ? storeFailed('this machine has no systemd-creds') : error
   }
 }
 

@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /** What is kept of a secret or a person's name: its SHA-256 in base64url, good for finding it again and nothing else. */
 export function secretHash(secret: string | Uint8Array): string {
-  return createHash('sha256').update(secret).digest('base64url')
+  return hash('sha256', secret, 'base64url')
 }

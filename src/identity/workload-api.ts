@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause, sleep } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
+import { createListeners } from '../base/listeners.ts'
 import type { Log } from '../base/log.ts'
 import { refusal } from './refusal.ts'
 import type { IdentitySource, IdentityState } from './source.ts'
@@ -95,7 +96,7 @@ interface Holder extends Pick<IdentitySource, 'current' | 'onChange'> {
 
 /** The present identity, and why there is none. */
 function createHolder(clock: Clock): Holder {
-  const listeners = new Set<(state: IdentityState) => void>()
+  const listeners = createListeners<[IdentityState]>()
   const { promise: first, resolve } = Promise.withResolvers<void>()
   let held: IdentityState | undefined
   let why: NsmError | undefined
@@ -107,22 +108,19 @@ function createHolder(clock: Clock): Holder {
       const at = new Date(held.svid.notAfterMs).toISOString()
       throw refusal('SVID_EXPIRED', `the identity ${held.svid.spiffeId} expired at ${at}`, { next: agentNext })
     },
-    onChange(listener) {
-      listeners.add(listener)
-      return () => void listeners.delete(listener)
-    },
+    onChange: listeners.add,
     set(state) {
       held = state
       why = undefined
       if (!state) return
       resolve()
-      for (const listener of [...listeners]) listener(state)
+      listeners.tell(state)
     },
     failed(error) {
       why = error
     },
     why: () => why,
-    forget: () => listeners.clear(),
+    forget: listeners.clear,
   }
 }
 
@@ -142,7 +140,7 @@ async function follow(settings: WorkloadSettings, holder: Holder, signal: AbortS
       if (known.code === 'USAGE') throw known
       log.warn('the Workload API does not answer, the last identity stays', { error: known.message })
     }
-    await sleep(clock, Math.min(failures * pauseStepMs, pauseMaxMs), signal).catch(() => {})
+    await pause(clock, Math.min(failures * pauseStepMs, pauseMaxMs), signal)
   }
 }
 

@@ -1,4 +1,5 @@
 import type { Audit } from '../base/audit.ts'
+import { createListeners } from '../base/listeners.ts'
 import {
   decide,
   exclusionOf,
@@ -66,7 +67,7 @@ export class PolicyAdmission implements Admission {
   readonly #own: string
   readonly #isSite: (spiffeId: string) => boolean
   readonly #audit: Audit
-  readonly #listeners = new Set<() => void>()
+  readonly #listeners = createListeners()
 
   /** `own` may do everything; `isSite`, servers of this network, too, unless they are denied. */
   constructor(
@@ -86,15 +87,7 @@ export class PolicyAdmission implements Admission {
   /** Takes the place of the rules at once; whoever is out by them is ended by those who listen, also when one of them fails. */
   replace(policy: Policy): void {
     this.#policy = policy
-    const failures: unknown[] = []
-    for (const listener of [...this.#listeners]) {
-      try {
-        listener()
-      } catch (error) {
-        failures.push(error)
-      }
-    }
-    if (failures.length > 0) throw failures[0]
+    this.#listeners.tell()
   }
 
   decide(question: PolicyQuestion): PolicyDecision {
@@ -121,8 +114,7 @@ export class PolicyAdmission implements Admission {
   }
 
   onChange(listener: () => void): () => void {
-    this.#listeners.add(listener)
-    return () => void this.#listeners.delete(listener)
+    return this.#listeners.add(listener)
   }
 
   #exclusionOf(id: string): PolicyDecision | undefined {

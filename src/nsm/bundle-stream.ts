@@ -1,10 +1,12 @@
-import { randomInt } from 'node:crypto'
-import { type Clock, sleep } from '../base/clock.ts'
+import { isDeepStrictEqual } from 'node:util'
+import { type Clock, pause } from '../base/clock.ts'
+import { eachState } from '../base/each-state.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { EnrolledSource } from '../identity/enrolled.ts'
-import { isSame } from '../identity/federation.ts'
-import { retryDelayMs } from '../identity/renewal.ts'
+import { encodeJwtBundles, type HeldJwtBundles, type JwtBundles } from '../identity/jwt-bundles.ts'
+import { randomJitter, retryDelayMs } from '../identity/renewal.ts'
+import { areSameBundles } from '../identity/same-bundles.ts'
 import type { TrustBundles } from '../identity/source.ts'
 import type { Channel } from './channel.ts'
 import { watchBundles } from './exchange.ts'
@@ -12,32 +14,26 @@ import { encodeBundles } from './svid-encoding.ts'
 
 /** What is believed, at once and after each change, for those who follow us; changes that come together are told as one. */
 export async function* tellBundles(
-  believed: { readonly bundles: () => TrustBundles; readonly onChange: (listener: () => void) => () => void },
+  believed: {
+    readonly bundles: () => TrustBundles
+    readonly jwtBundles: () => JwtBundles
+    readonly onChange: (listener: () => void) => () => void
+  },
   signal: AbortSignal,
-): AsyncGenerator<{ readonly bundles: Record<string, Uint8Array> }, void> {
-  let wake = Promise.withResolvers<void>()
-  const stopListening = believed.onChange(() => wake.resolve())
-  const onAbort = () => wake.resolve()
-  signal.addEventListener('abort', onAbort, { once: true })
-  let told: TrustBundles | undefined
-  try {
-    while (!signal.aborted) {
-      const bundles = believed.bundles()
-      if (!told || !isSame(told, bundles)) yield { bundles: encodeBundles(bundles) }
-      told = bundles
-      await wake.promise
-      wake = Promise.withResolvers<void>()
-    }
-  } finally {
-    stopListening()
-    signal.removeEventListener('abort', onAbort)
-  }
+): AsyncGenerator<Encoded, void> {
+  const { bundles, jwtBundles, onChange } = believed
+  const current = () => ({ bundles: encodeBundles(bundles()), jwtBundles: encodeJwtBundles(jwtBundles()) })
+  yield* eachState({ current, onChange, isSame: isDeepStrictEqual }, signal)
 }
+
+type Encoded = Readonly<Record<'bundles' | 'jwtBundles', Record<string, Uint8Array>>>
 
 /** Keeps the bundles of an identity as its server announces them, until the result ends that; a broken stream is opened again. */
 export function followBundles(parts: {
   readonly channel: Channel
   readonly source: EnrolledSource
+  /** Gets what the server tells of JWT-SVIDs. */
+  readonly keys?: Pick<HeldJwtBundles, 'set'>
   readonly clock: Clock
   readonly log: Log
 }): { close(): Promise<void> } {
@@ -52,27 +48,23 @@ export function followBundles(parts: {
 }
 
 async function follow(
-  { channel, source, clock, log }: Parameters<typeof followBundles>[0],
+  { channel, source, keys, clock, log }: Parameters<typeof followBundles>[0],
   signal: AbortSignal,
 ): Promise<void> {
   for (let failures = 0; !signal.aborted; failures++) {
     try {
-      for await (const bundles of watchBundles(channel, signal)) {
+      for await (const { bundles, jwtBundles } of watchBundles(channel, signal)) {
         failures = 0
-        if (!isSame(source.current().bundles, bundles)) await source.updateBundles(bundles)
+        if (!areSameBundles(source.current().bundles, bundles)) await source.updateBundles(bundles)
+        keys?.set(jwtBundles)
       }
     } catch (error) {
       if (signal.aborted) return
       log.debug('the bundles are not followed', { error: toNsmError(error).message })
     }
-    await sleep(
-      clock,
-      retryDelayMs(Math.min(failures + 1, failuresMax), randomInt(jitterSteps) / jitterSteps),
-      signal,
-    ).catch(() => {})
+    await pause(clock, retryDelayMs(Math.min(failures + 1, failuresMax), randomJitter()), signal)
   }
 }
 
-const jitterSteps = 10_000
 /** Ours: beyond it the pause is the longest. */
 const failuresMax = 10

@@ -1,4 +1,5 @@
 import type { Clock } from '../base/clock.ts'
+import type { HeldJwtBundles } from '../identity/jwt-bundles.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import { tellBundles } from './bundle-stream.ts'
@@ -7,20 +8,27 @@ import { bundleRefreshSeconds } from './exchange-server.ts'
 import { IdentityService } from './generated/identity_pb.js'
 import { SiteService } from './generated/site_pb.js'
 import { type MethodBinding, openUnary, serverStream, unary } from './grpc.ts'
+import type { PeerContext } from './peer.ts'
 import { ExchangeRate } from './rate-limit.ts'
+import { concatenate } from './svid-encoding.ts'
+
+/** What a site relays with. */
+export interface RelayParts {
+  readonly source: IdentitySource
+  /** What the authority tells. */
+  readonly keys: Pick<HeldJwtBundles, 'current' | 'onChange'>
+  readonly channel: Channel
+  readonly clock: Clock
+}
 
 /**
  * The identity service of a site without an authority: tokens and renewals go to the authority over the site's own
  * channel. A renewal carries the member's certificate and its hop token for this site, by which the authority sees that
  * the member did ask here.
  */
-export function relayedIdentityService(parts: {
-  readonly source: IdentitySource
-  readonly channel: Channel
-  readonly clock: Clock
-}): MethodBinding[] {
+export function relayedIdentityService(parts: RelayParts): MethodBinding[] {
   const { source, channel, clock } = parts
-  const { getConfiguration, exchange, renew, watchBundles } = IdentityService.method
+  const { getConfiguration, exchange, renew, watchBundles, fetchJwtSvid } = IdentityService.method
   const rate = new ExchangeRate()
   return [
     openUnary(getConfiguration, async (_request, { address, signal }) => {
@@ -36,12 +44,31 @@ export function relayedIdentityService(parts: {
       return (await rate.run(ask, { address, clock })).message
     }),
     unary(renew, async ({ csr }, { peer, signal }) => {
-      const chain = new Uint8Array(Buffer.concat([peer.certificate, ...(peer.intermediates ?? [])]))
-      const request = { csr, chain, token: peer.token ?? '' }
+      const request = { csr, ...shownBy(peer) }
       return (await channel.unary(SiteService.method.renewMember, request, { signal })).message
     }),
-    serverStream(watchBundles, (_request, call) =>
-      tellBundles({ bundles: () => source.current().bundles, onChange: source.onChange }, call.signal),
-    ),
+    unary(fetchJwtSvid, async ({ audience }, { peer, signal }) => {
+      const request = { audience, ...shownBy(peer) }
+      return (await channel.unary(SiteService.method.fetchMemberJwtSvid, request, { signal })).message
+    }),
+    serverStream(watchBundles, (_request, call) => tellBundles(believedBy(parts), call.signal)),
   ]
+}
+
+/** By which the authority sees that a member did ask here. */
+function shownBy({ certificate, intermediates = [], token = '' }: PeerContext) {
+  return { chain: concatenate([certificate, ...intermediates]), token }
+}
+
+function believedBy({ source, keys }: Pick<RelayParts, 'source' | 'keys'>) {
+  return {
+    bundles: () => source.current().bundles,
+    jwtBundles: () => keys.current() ?? new Map(),
+    onChange(listener: () => void) {
+      const stops = [source.onChange(listener), keys.onChange(listener)]
+      return () => {
+        for (const stop of stops) stop()
+      }
+    },
+  }
 }

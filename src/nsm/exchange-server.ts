@@ -16,6 +16,7 @@ import { tellBundles } from './bundle-stream.ts'
 import { type ExchangeRequest, IdentityService } from './generated/identity_pb.js'
 import { type Call, type MethodBinding, openUnary, serverStream, unary } from './grpc.ts'
 import type { JoinTokens } from './join-tokens.ts'
+import type { JwtIssuer } from './jwt-issuer.ts'
 import { ExchangeRate } from './rate-limit.ts'
 import { encodeIssued } from './svid-encoding.ts'
 
@@ -27,6 +28,8 @@ export interface ExchangeParts {
   readonly oidc?: OidcAdmission | undefined
   /** True: this identity gets no further certificate; it ends with its present one. */
   readonly isDenied?: (spiffeId: string) => boolean
+  /** Gives tokens to whoever holds a certificate; without it nobody gets one. */
+  readonly issueJwt?: JwtIssuer
   /** True for other sites: they pass on what strangers show, and have counted it by the strangers' addresses. */
   readonly isSite?: (spiffeId: string) => boolean
   readonly clock: Clock
@@ -47,7 +50,8 @@ const tokenMaxCharacters = 16_384
 
 /** The identity service: the only one that answers a caller without a certificate. */
 export function identityService(parts: ExchangeParts): MethodBinding[] {
-  const { getConfiguration, exchange, renew, watchBundles } = IdentityService.method
+  const { getConfiguration, exchange, renew, watchBundles, fetchJwtSvid } = IdentityService.method
+  const { issueJwt } = parts
   const rate = new ExchangeRate()
   const { authority, clock } = parts
   return [
@@ -68,9 +72,15 @@ export function identityService(parts: ExchangeParts): MethodBinding[] {
     }),
     unary(renew, async ({ csr }, { peer }) => renewFor(parts, csr, peer)),
     serverStream(watchBundles, (_request, { signal }) =>
-      tellBundles({ bundles: () => authority.bundles, onChange: authority.onChange }, signal),
+      tellBundles(believedBy(authority, issueJwt !== undefined), signal),
     ),
+    ...(issueJwt ? [unary(fetchJwtSvid, async ({ audience }, { peer }) => issueJwt(peer, audience))] : []),
   ]
+}
+
+function believedBy(authority: BelievingAuthority, isSigning: boolean) {
+  const jwtBundles = () => (isSigning ? authority.jwtBundles : new Map())
+  return { bundles: () => authority.bundles, jwtBundles, onChange: authority.onChange }
 }
 
 /** Who asked, for the record of a refusal. */

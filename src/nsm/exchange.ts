@@ -2,6 +2,7 @@ import type { Clock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import { fetchPinnedBundles } from '../identity/first-contact.ts'
 import type { JoinString } from '../identity/join-string.ts'
+import { decodeJwtBundles, type JwtBundles } from '../identity/jwt-bundles.ts'
 import type { IssuedSvid, TrustBundles } from '../identity/source.ts'
 import { type Channel, openAnonymousChannel } from './channel.ts'
 import { type GetConfigurationResponse, IdentityService } from './generated/identity_pb.js'
@@ -97,9 +98,14 @@ export async function renewIdentity(
 }
 
 /** The trust bundles of the server, at once and after each change; throws when the stream breaks. */
-export async function* watchBundles(channel: Channel, signal?: AbortSignal): AsyncGenerator<TrustBundles, void> {
+export async function* watchBundles(
+  channel: Channel,
+  signal?: AbortSignal,
+): AsyncGenerator<{ readonly bundles: TrustBundles; readonly jwtBundles: JwtBundles }, void> {
   const stream = channel.stream(IdentityService.method.watchBundles, {}, signal ? { signal } : {})
-  for await (const { bundles } of stream) yield decodeBundles(bundles)
+  for await (const { bundles, jwtBundles } of stream) {
+    yield { bundles: decodeBundles(bundles), jwtBundles: decodeJwtBundles(jwtBundles) }
+  }
 }
 
 function noToken(): NsmError {

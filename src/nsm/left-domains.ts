@@ -1,3 +1,4 @@
+import { createListeners } from '../base/listeners.ts'
 import type { IdentitySource, TrustBundles } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import type { Admission } from './admission.ts'
@@ -12,7 +13,7 @@ export function withoutLeftDomains(
   admission: Admission,
   source: Pick<IdentitySource, 'current' | 'onChange'>,
 ): Admission & { close(): void } {
-  const listeners = new Set<() => void>()
+  const listeners = createListeners()
   let believed = domainsOf(source.current().bundles)
   const left = new Set<string>()
   const stop = source.onChange(({ bundles }) => {
@@ -21,7 +22,7 @@ export function withoutLeftDomains(
     for (const domain of gone) left.add(domain)
     for (const domain of now) left.delete(domain)
     believed = now
-    if (gone.length > 0) for (const listener of [...listeners]) listener()
+    if (gone.length > 0) listeners.tell()
   })
   const isOut = (id: string) => left.size > 0 && left.has(domainOf(id))
   return {
@@ -35,11 +36,9 @@ export function withoutLeftDomains(
     isExcluded: (id) => isOut(id) || admission.isExcluded(id),
     isAdmitted: (id) => !isOut(id) && admission.isAdmitted(id),
     onChange(listener) {
-      listeners.add(listener)
-      const ignore = admission.onChange(listener)
+      const stops = [listeners.add(listener), admission.onChange(listener)]
       return () => {
-        listeners.delete(listener)
-        ignore()
+        for (const stop of stops) stop()
       }
     },
     close: stop,

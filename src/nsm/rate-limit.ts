@@ -56,7 +56,7 @@ export class RateLimit {
     const bucket = this.#buckets.get(source) ?? { left: burst, atMs: nowMs }
     const left = Math.min(burst, bucket.left + ((nowMs - bucket.atMs) * perSecond) / 1_000)
     if (left < 1)
-      throw new NsmError('CONFLICT', 'the tries of this address are exhausted (RATE_LIMITED)', 'wait a minute')
+      throw new NsmError('CONFLICT', 'the tries of this caller are exhausted (RATE_LIMITED)', 'wait a minute')
     this.#buckets.delete(source)
     this.#buckets.set(source, { left: left - 1, atMs: nowMs })
     const [oldest] = this.#buckets.keys()

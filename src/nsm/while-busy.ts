@@ -1,6 +1,6 @@
 import { randomInt } from 'node:crypto'
-import { type Clock, sleep } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { type Clock, pause } from '../base/clock.ts'
+import { NsmError, systemCode } from '../base/errors.ts'
 
 /** Ours: pauses before the tries that follow, doubled each time, half of each random: about 6 s in all. */
 const pauseMinMs = 250
@@ -25,7 +25,7 @@ export async function whileBusy<T>(work: () => Promise<T>, { clock, signal, isBu
     } catch (error) {
       if (pauses >= pausesMax || !isBusy(error)) throw error
       const pauseMs = (pauseMinMs * 2 ** pauses * randomInt(500, 1_000)) / 1_000
-      await sleep(clock, pauseMs, signal).catch(() => {})
+      await pause(clock, pauseMs, signal)
       if (signal.aborted) throw error
     }
   }
@@ -33,14 +33,10 @@ export async function whileBusy<T>(work: () => Promise<T>, { clock, signal, isBu
 
 /** True when somebody took the connection and closed it; false when nobody took it, or nothing came at all. */
 export function isTurnedAway(error: unknown): boolean {
-  return isUnreachable(error) && codeOf(error.cause) === 'ECONNRESET'
+  return isUnreachable(error) && systemCode(error.cause) === 'ECONNRESET'
 }
 
 /** True when there was no answer, for whatever reason. */
 export function isUnreachable(error: unknown): error is NsmError {
   return error instanceof NsmError && error.code === 'UNREACHABLE'
-}
-
-function codeOf(cause: unknown): unknown {
-  return cause instanceof Error && 'code' in cause ? cause.code : undefined
 }

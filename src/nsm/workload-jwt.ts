@@ -26,7 +26,7 @@ type Fields<T> = Omit<T, '$typeName' | '$unknown'>
 
 /** An identity whose authority may sign tokens too. */
 export interface TokenSource extends IdentitySource {
-  readonly jwt?: JwtSource
+  readonly jwt?: JwtSource | undefined
 }
 
 const { fetchJWTSVID, fetchJWTBundles, validateJWTSVID } = SpiffeWorkloadAPI.method

@@ -1,9 +1,15 @@
 import { isDeepStrictEqual } from 'node:util'
+import { eachState } from '../base/each-state.ts'
 import { NsmError } from '../base/errors.ts'
 import type { IdentityState, TrustBundles } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import type { Call } from './call.ts'
-import { type JWTSVIDRequest, SpiffeWorkloadAPI } from './generated/workload_pb.js'
+import {
+  type JWTSVIDRequest,
+  SpiffeWorkloadAPI,
+  type ValidateJWTSVIDRequest,
+  type ValidateJWTSVIDResponse,
+} from './generated/workload_pb.js'
 import { type MethodBinding, openServerStream, openUnary } from './grpc.ts'
 import type { GrpcStatus } from './grpc-status.ts'
 import { status } from './status-code.ts'
@@ -33,42 +39,30 @@ const { fetchX509SVID, fetchX509Bundles, fetchJWTSVID, fetchJWTBundles, validate
 /** The methods of the Workload API [SPIFFE Workload API 5, 6]; who may call has been decided before. */
 export function workloadService(identities: ServedIdentities): readonly MethodBinding[] {
   const x509 = [
-    openServerStream(fetchX509SVID, (_, call) => eachState(identities, call, x509Svids)),
-    openServerStream(fetchX509Bundles, (_, call) => eachState(identities, call, x509Bundles)),
+    openServerStream(fetchX509SVID, (_, call) => eachMessage(identities, call, x509Svids)),
+    openServerStream(fetchX509Bundles, (_, call) => eachMessage(identities, call, x509Bundles)),
   ]
   const agent = () => identities.current().find(({ jwt }) => jwt)?.jwt
   const jwt = [
     openUnary(fetchJWTSVID, (request, { signal }) => jwtSvids(identities.current(), request, signal)),
-    openUnary(validateJWTSVID, (request, { signal }) => (agent() ?? notEntitled()).validate(request, signal)),
+    openUnary(validateJWTSVID, (request, { signal }) => validated(identities.current(), request, signal)),
     openServerStream(fetchJWTBundles, (_, { signal }) => keysOf(identities, agent() ?? notEntitled(), signal)),
   ]
   return [...x509, ...jwt.map((method) => ifSigned(method, () => agent() !== undefined))].map(withHeader)
 }
 
-async function* eachState<T>(
+/** A SPIFFE agent tells of every change, also of identities that are not used here: the same message is sent once. */
+function eachMessage<T>(
   identities: ServedIdentities,
   { signal }: Call,
   messageOf: (states: readonly ServedIdentity[]) => T,
 ) {
-  let changed = Promise.withResolvers<void>()
-  let sent: T | undefined
-  const wake = () => changed.resolve()
-  const stop = identities.onChange(wake)
-  signal.addEventListener('abort', wake, { once: true })
-  try {
-    while (!signal.aborted) {
-      changed = Promise.withResolvers()
-      const states = identities.current()
-      const message = states.length > 0 ? messageOf(states) : notEntitled()
-      // A SPIFFE agent tells of every change, also of identities that are not used here.
-      if (!isDeepStrictEqual(message, sent)) yield message
-      sent = message
-      await changed.promise
-    }
-  } finally {
-    signal.removeEventListener('abort', wake)
-    stop()
+  const current = () => {
+    const states = identities.current()
+    return states.length > 0 ? messageOf(states) : notEntitled()
   }
+  const onChange = (listener: () => void) => identities.onChange(listener)
+  return eachState({ current, onChange, isSame: isDeepStrictEqual }, signal)
 }
 
 /** The keys that an agent tells, for as long as an identity of it is served. */
@@ -110,6 +104,19 @@ async function jwtSvids(states: readonly ServedIdentity[], asked: JWTSVIDRequest
     wanted.flatMap(({ jwt, svid }) => jwt?.fetch({ audience, spiffeId: svid.spiffeId }, signal) ?? []),
   )
   return given.length > 0 ? { svids: given.flatMap(({ svids }) => svids) } : notEntitled()
+}
+
+/** Several authorities may be served: a token is good when one of them believes it. */
+async function validated(
+  states: readonly ServedIdentity[],
+  asked: ValidateJWTSVIDRequest,
+  signal: AbortSignal,
+): Promise<ValidateJWTSVIDResponse> {
+  const [first = notEntitled(), ...others] = states.flatMap(({ jwt }) => jwt ?? [])
+  return others.reduce(
+    (answer, jwt) => answer.catch((why) => jwt.validate(asked, signal).catch(() => Promise.reject(why))),
+    first.validate(asked, signal),
+  )
 }
 
 /** What the identity of a domain says of its own domain counts before what others say of it. */

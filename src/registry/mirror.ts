@@ -1,5 +1,5 @@
 import { timestampMs } from '@bufbuild/protobuf/wkt'
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause, sleep } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { RegistryClient } from './client.ts'
@@ -49,7 +49,7 @@ async function keep(parts: MirrorParts, copy: Copy, signal: AbortSignal): Promis
       const level = pauseMs === pauseFirstMs ? 'warn' : 'debug'
       if (!signal.aborted) parts.log[level]('the registry cannot be copied', { error: toNsmError(error).message })
     })
-    await sleep(parts.clock, pauseMs, signal).catch(() => {})
+    await pause(parts.clock, pauseMs, signal)
     pauseMs = Math.min(pauseMs * 2, pauseMaxMs)
   }
 }

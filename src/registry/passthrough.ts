@@ -1,5 +1,5 @@
 import { clone } from '@bufbuild/protobuf'
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause } from '../base/clock.ts'
 import type { NsmClient } from '../nsm/client.ts'
 import {
   type Connection,
@@ -45,7 +45,7 @@ async function follow(parts: Parameters<typeof followRemote>[0], signal: AbortSi
     if (signal.aborted) return
     if (!isDown) held.down(id)
     isDown = true
-    await sleep(clock, reopenPauseMs, signal).catch(() => {})
+    await pause(clock, reopenPauseMs, signal)
   }
 }
 

@@ -1,4 +1,5 @@
 import { NsmError } from '../base/errors.ts'
+import { readJsonObject } from '../base/json.ts'
 import { tokenMaxCharacters } from '../nsm/limits.ts'
 
 /** The path of a registration: tokens only. It travels as JSON in call metadata. [NSM sdk registry/common/grpcmetadata] */
@@ -20,7 +21,9 @@ export function formatRegistrationPath(path: RegistrationPath): string {
 
 /** Reads the JSON; throws `REFUSED` for anything that is not a path. */
 export function parseRegistrationPath(text: string): RegistrationPath {
-  const { Index: index = 0, PathSegments: segments } = { ...parseObject(text) }
+  const header = readJsonObject(text)
+  if (!header) throw malformed()
+  const { Index: index = 0, PathSegments: segments } = header
   const list = segments ?? []
   if (!isIndex(index) || !Array.isArray(list) || list.length > segmentsMax) throw malformed()
   return { index, tokens: list.map(tokenOf) }
@@ -44,14 +47,6 @@ export function enterRegistrationPath(
 
 /** Ours: a registration through every hop of two clusters has 6. */
 const segmentsMax = 64
-
-function parseObject(text: string): Readonly<Record<string, unknown>> {
-  try {
-    const value: unknown = JSON.parse(text)
-    if (typeof value === 'object' && value !== null) return { ...value }
-  } catch {}
-  throw malformed()
-}
 
 function isIndex(value: unknown): value is number {
   return Number.isInteger(value) && typeof value === 'number' && value >= 0 && value < segmentsMax

@@ -1,6 +1,6 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { timestampMs } from '@bufbuild/protobuf/wkt'
-import { type Clock, sleep } from '../base/clock.ts'
+import { type Clock, pause, sleep } from '../base/clock.ts'
 import { toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type {
@@ -82,7 +82,7 @@ async function keep(keeping: Keeping, signal: AbortSignal): Promise<void> {
       } catch (error) {
         if (signal.aborted) return
         keeping.log.warn('registration failed, trying again', { error: toNsmError(error).message, pauseMs })
-        await sleep(clock, pauseMs, signal).catch(() => {})
+        await pause(clock, pauseMs, signal)
         pauseMs = Math.min(pauseMs * 2, pauseMaxMs)
       }
     }

@@ -46,23 +46,19 @@ interface Parts {
   readonly admission: Admission
 }
 
-function networkServices({ registry, clock, beyond, admission }: Parts): MethodBinding[] {
+function networkServices(parts: Parts): MethodBinding[] {
+  const { registry, beyond, admission } = parts
   const { register, find, unregister } = NetworkServiceRegistry.method
   return [
-    unary(register, async (service, call) => {
-      const hop = enter(call, clock)
-      const registered = registry.registerService({ ...service, pathIds: [...hop.pathIds] }, call.peer.spiffeId)
-      await registry.committed()
-      hop.answer()
-      return registered
-    }),
-    unary(unregister, async ({ name }, call) => {
-      const hop = enter(call, clock)
-      registry.unregisterService(name, call.peer.spiffeId)
-      await registry.committed()
-      hop.answer()
-      return {}
-    }),
+    unary(register, (service, call) =>
+      changed(parts, call, (pathIds) => registry.registerService({ ...service, pathIds }, call.peer.spiffeId)),
+    ),
+    unary(unregister, ({ name }, call) =>
+      changed(parts, call, () => {
+        registry.unregisterService(name, call.peer.spiffeId)
+        return {}
+      }),
+    ),
     serverStream(find, (query, call) => {
       const wanted = query.networkService ?? create(NetworkServiceSchema)
       const view = serviceView(admission, call.peer.spiffeId)
@@ -75,26 +71,23 @@ function networkServices({ registry, clock, beyond, admission }: Parts): MethodB
   ]
 }
 
-function endpoints({ registry, clock, beyond, admission }: Parts): MethodBinding[] {
+function endpoints(parts: Parts): MethodBinding[] {
+  const { registry, clock, beyond, admission } = parts
   const { register, find, unregister } = NetworkServiceEndpointRegistry.method
   return [
-    unary(register, async (endpoint, call) => {
-      const hop = enter(call, clock)
-      const latestEndMs = Math.min(call.peer.tokenExpiresMs ?? 0, clock.wallMs() + tokenLifetimeMs)
-      checkUrlReach(endpoint.url, call.peer.address)
-      const offered = { ...endpoint, pathIds: [...hop.pathIds] }
-      const registered = registry.registerEndpoint(offered, call.peer.spiffeId, latestEndMs)
-      await registry.committed()
-      hop.answer()
-      return registered
-    }),
-    unary(unregister, async ({ name }, call) => {
-      const hop = enter(call, clock)
-      registry.unregisterEndpoint(name, call.peer.spiffeId)
-      await registry.committed()
-      hop.answer()
-      return {}
-    }),
+    unary(register, (endpoint, call) =>
+      changed(parts, call, (pathIds) => {
+        const latestEndMs = Math.min(call.peer.tokenExpiresMs ?? 0, clock.wallMs() + tokenLifetimeMs)
+        checkUrlReach(endpoint.url, call.peer.address)
+        return registry.registerEndpoint({ ...endpoint, pathIds }, call.peer.spiffeId, latestEndMs)
+      }),
+    ),
+    unary(unregister, ({ name }, call) =>
+      changed(parts, call, () => {
+        registry.unregisterEndpoint(name, call.peer.spiffeId)
+        return {}
+      }),
+    ),
     serverStream(find, (query, call) => {
       const wanted = query.networkServiceEndpoint ?? create(NetworkServiceEndpointSchema)
       checkEndpointCounts(wanted)
@@ -106,6 +99,15 @@ function endpoints({ registry, clock, beyond, admission }: Parts): MethodBinding
       return endpointsFound(registry.findEndpoints(wanted, view))
     }),
   ]
+}
+
+/** Makes a change for a caller whose path is in order; answers when it is on disk. */
+async function changed<T>({ registry, clock }: Parts, call: PeerCall, change: (pathIds: string[]) => T): Promise<T> {
+  const { pathIds, answer } = enter(call, clock)
+  const made = change([...pathIds])
+  await registry.committed()
+  answer()
+  return made
 }
 
 function mayFind(admission: Admission, { peer }: PeerCall): boolean {

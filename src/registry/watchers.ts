@@ -56,7 +56,6 @@ export class Watchers<T extends { readonly name: string }> {
   }
 
   #show(queue: EventQueue<Found<T>>, watcher: Watcher<T>, found: Found<T>, isKnown = false): void {
-    if (!watcher.matches(found.entry)) return
     const before = watcher.shown.get(found.entry.name)
     const seen = seenBy(watcher, found)
     const isNews = seen?.deleted || !isKnown || before !== seen?.entry
@@ -64,13 +63,14 @@ export class Watchers<T extends { readonly name: string }> {
   }
 }
 
-/** The event as this watcher may see it; what is hidden from now on is deleted for it. */
+/** The event as this watcher may see it; what is hidden from now on, or fits its query no longer, is deleted for it. */
 function seenBy<T extends { readonly name: string }>(watcher: Watcher<T>, found: Found<T>): Found<T> | undefined {
   const { view, shown, matches } = watcher
-  if (!view) return found
+  const fits = matches(found.entry)
+  if (!view) return fits ? found : undefined
   const { name } = found.entry
   const before = shown.get(name)
-  const entry = found.deleted ? undefined : view(found.entry)
+  const entry = found.deleted || !fits ? undefined : view(found.entry)
   if (entry && (entry === found.entry || matches(entry))) {
     shown.set(name, entry)
     return { entry, deleted: false }

@@ -4,10 +4,11 @@ import type { Environment, Settings } from '../base/settings.ts'
 import type { CaState, RotateRequest } from '../daemon/ca-protocol.ts'
 import type { DnsQuery, DnsQueryResult } from '../daemon/dns-protocol.ts'
 import type { DnsServeHandle, DnsServeSettings } from '../daemon/dns-serve.ts'
+import type { InviteResult as FreshInvite, OpenInvite } from '../daemon/inviter.ts'
 import type { LoginAround, Obtained } from '../daemon/login.ts'
 import type { PolicyCheckResult, PolicyTest, PolicyTestResult } from '../daemon/policy-protocol.ts'
 import type { DaemonApi } from '../daemon/protocol.ts'
-import type { ServeSettings } from '../daemon/serve-settings.ts'
+import type { Served, ServeSettings } from '../daemon/serve-settings.ts'
 
 /** What a command gets from the process around it; tests give doubles. */
 export interface CommandContext {
@@ -60,13 +61,7 @@ export interface CommandContext {
 export type DaemonConnection = DaemonApi & { close(): Promise<void> }
 
 /** A fresh single-use join string; the one without a token names nobody and does not end. */
-export interface InviteResult {
-  readonly apiVersion: 'nsm/invite/v1'
-  readonly joinString: string
-  readonly spiffeId?: string
-  /** Wall clock, milliseconds since the Unix epoch. */
-  readonly expiresMs?: number
-}
+export type InviteResult = OpenInvite & Partial<FreshInvite>
 
 /** A running server. */
 export interface ServeHandle {
@@ -75,14 +70,7 @@ export interface ServeHandle {
   /** For those who show an ID token of an issuer. */
   readonly openJoinString?: string
   /** What is served in truth: a further site serves what the first one says. */
-  readonly info?: {
-    readonly service: string
-    readonly prefixes: readonly string[]
-    readonly dnsDomain: string
-    /** With the ports that were free where none was asked for. */
-    readonly listen: string
-    readonly wireguardPort: number
-  }
+  readonly info?: Served
   readonly failed: Promise<NsmError>
   /** Reads the files of the policy and of the issuers again. */
   reload(): Promise<void>

@@ -3,6 +3,7 @@ import { NsmError } from '../base/errors.ts'
 import type { Environment } from '../base/settings.ts'
 import type { ConnectRequest } from '../daemon/protocol.ts'
 import { parseLabels } from './labels.ts'
+import { listOfFlag } from './list-flag.ts'
 import { nscVariables, switchOf } from './nsc-variables.ts'
 
 /** The flags of `nsm connect` as they were typed. A list from the environment arrives as one text. */
@@ -48,10 +49,10 @@ export function connectRequest(input: {
   const timeout = flags.timeout ?? (environment['NSM_REQUEST_TIMEOUT'] || defaultTimeout)
   return {
     services: wantedServices(input.services, environment),
-    labels: { ...environmentLabels(environment, flags.name), ...parseLabels(listOf(flags.label)) },
-    allowPrefixes: listOf(flags['allow-prefix']),
-    excludePrefixes: listOf(flags['exclude-prefix']),
-    allowDomains: listOf(flags['allow-domain']),
+    labels: { ...environmentLabels(environment, flags.name), ...parseLabels(listOfFlag(flags.label)) },
+    allowPrefixes: listOfFlag(flags['allow-prefix']),
+    excludePrefixes: listOfFlag(flags['exclude-prefix']),
+    allowDomains: listOfFlag(flags['allow-domain']),
     dnsMode: dnsMode(flags['dns-mode']),
     dns: flags.dns === 'off' || switchOf(environment, 'NSM_LOCAL_DNS_SERVER_ENABLED') === false ? 'off' : 'auto',
     timeoutMs: parseDurationMs(timeout),
@@ -111,15 +112,6 @@ function wantedServices(services: readonly string[], environment: Environment): 
   const wanted = texts.flatMap((text) => text.split(/[\s,]+/)).filter((text) => text !== '')
   if (wanted.length > 0) return wanted
   throw new NsmError('USAGE', 'no network service was named', 'nsm connect my-networkservice-1, or nsm list')
-}
-
-/** A repeated flag, or the comma-separated text of its variable. */
-function listOf(value: readonly string[] | string | undefined): readonly string[] {
-  return [value ?? []]
-    .flat()
-    .flatMap((text) => text.split(','))
-    .map((text) => text.trim())
-    .filter((text) => text !== '')
 }
 
 /** [security E11] IPv6 needs 1280 bytes [RFC 8200 5]; beyond 9000 no path we know carries them. */

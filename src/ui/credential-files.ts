@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { NsmError } from '../base/errors.ts'
+import { readSettingsFile } from '../base/settings-file.ts'
 import type { SvidText } from '../daemon/protocol.ts'
 
 /** Names under which SPIFFE tools store an SVID in a folder: spiffe-helper, spire-agent, and the plain ones. */
@@ -25,7 +26,7 @@ export function findJoinString(text: string, source: string): string {
 /** Reads the join string of a file, or of standard input for `-`; throws `USAGE`. */
 export async function readJoinString(path: string, readInput: () => Promise<string>): Promise<string> {
   if (path === '-') return findJoinString(await readInput(), 'standard input')
-  return findJoinString(await readText(path), path)
+  return findJoinString(await readSettingsFile(path), path)
 }
 
 /** The files of an SVID: a folder, or the three paths; throws `USAGE` when one is missing. */
@@ -53,7 +54,7 @@ async function readOne(
   dir: string | undefined,
   wanted: { readonly flag: string; readonly names: readonly string[] },
 ): Promise<{ readonly text: string; readonly path: string }> {
-  if (path !== undefined) return { text: await readText(path), path: resolve(path) }
+  if (path !== undefined) return { text: await readSettingsFile(path), path: resolve(path) }
   if (dir === undefined)
     throw new NsmError('USAGE', `${wanted.flag} is missing`, '--svid, --key and --bundle go together')
   for (const name of wanted.names) {
@@ -61,13 +62,4 @@ async function readOne(
     if (text !== undefined) return { text, path: resolve(dir, name) }
   }
   throw new NsmError('USAGE', `${dir} holds none of ${wanted.names.join(', ')}`, `name the file with ${wanted.flag}`)
-}
-
-/** Reads a file of settings as text; throws `USAGE`. */
-export async function readText(path: string): Promise<string> {
-  try {
-    return await readFile(path, 'utf8')
-  } catch (cause) {
-    throw new NsmError('USAGE', `${path} cannot be read`, 'check the path and its permissions', { cause })
-  }
 }

@@ -1,3 +1,4 @@
+import type { Served } from '../daemon/serve-settings.ts'
 import type { InviteResult } from './command-context.ts'
 
 /** What `nsm serve` prints: lines for people start with `#`, so that the output is a valid `--join` file. */
@@ -23,13 +24,8 @@ function openJoinLines({ openJoinString }: ServeResult): readonly string[] {
 }
 
 /** What `nsm serve --json` prints, once. */
-export interface ServeResult {
+export interface ServeResult extends Served {
   readonly apiVersion: 'nsm/serve/v1'
-  readonly service: string
-  readonly prefixes: readonly string[]
-  readonly dnsDomain: string
-  readonly listen: string
-  readonly wireguardPort: number
   readonly joinString: string
   /** Without a token, for those who show an ID token; absent when no issuer is believed. */
   readonly openJoinString?: string

@@ -1,7 +1,9 @@
 import { resolve } from 'node:path'
+import { isDnsName } from '../base/dns-name.ts'
 import { NsmError } from '../base/errors.ts'
 import { formatPrefix, parsePrefix, prefixesOverlap } from '../base/ip.ts'
 import type { ServeSettings } from '../daemon/serve-settings.ts'
+import { listOfFlag } from './list-flag.ts'
 
 /** The flags of `nsm serve` as they were typed. A list from the environment arrives as one text. */
 export interface ServeFlags {
@@ -61,9 +63,8 @@ function checkedService(name: string): string {
 const domainMaxCharacters = 189
 
 function checkedDomain(domain: string): string {
-  const labels = domain.replace(/\.$/, '').split('.')
-  const isName = labels.every((label) => /^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$/i.test(label))
-  if (isName && domain.length <= domainMaxCharacters) return labels.join('.')
+  const name = domain.replace(/\.$/, '')
+  if (isDnsName(name) && domain.length <= domainMaxCharacters) return name
   const what = `${JSON.stringify(domain.slice(0, 80))} cannot be the domain of the members' names`
   throw new NsmError('USAGE', what, `write it like blue.example.org, at most ${domainMaxCharacters} characters`)
 }
@@ -74,7 +75,7 @@ const unusable = ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3', '
 )
 
 function prefixesOf(flag: ServeFlags['prefix']): readonly string[] {
-  const given = listOf(flag)
+  const given = listOfFlag(flag)
   for (const prefix of given.map(parsePrefix)) {
     const found = unusable.find((other) => prefixesOverlap(other, prefix))
     if (!found) continue
@@ -88,7 +89,7 @@ function prefixesOf(flag: ServeFlags['prefix']): readonly string[] {
 const relayForm = /^spiffe:\/\/[a-z0-9._-]{1,255}(\/[A-Za-z0-9._-]+)+(\/\*)?$/
 
 function relaysOf(flag: ServeFlags['relay']): readonly string[] {
-  const given = listOf(flag)
+  const given = listOfFlag(flag)
   const wrong = given.find((id) => !relayForm.test(id))
   if (wrong === undefined) return given
   const text = `${JSON.stringify(wrong.slice(0, 80))} cannot name a relay`
@@ -113,13 +114,4 @@ function bundleWebOf(flags: ServeFlags): Pick<ServeSettings, 'bundleWeb'> {
   }
   const next = '--bundle-listen HOST:PORT --bundle-cert FILE --bundle-key FILE'
   throw new NsmError('USAGE', 'a bundle endpoint of the web needs an address, a certificate and its key', next)
-}
-
-/** A repeated flag, or the comma-separated text of its variable. */
-function listOf(flag: readonly string[] | string | undefined): readonly string[] {
-  return [flag ?? []]
-    .flat()
-    .flatMap((text) => text.split(','))
-    .map((text) => text.trim())
-    .filter((text) => text !== '')
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { sleep, systemClock } from '../../src/base/clock.ts'
+import { pause, sleep, systemClock } from '../../src/base/clock.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
 describe('sleep', () => {
@@ -24,6 +24,18 @@ describe('sleep', () => {
     const waiting = sleep(clock, 100, controller.signal)
     controller.abort('late')
     await expect(waiting).rejects.toBe('late')
+  })
+
+  test('pause ends when its time has come, and when its signal is aborted, without an error', async () => {
+    const clock = createFakeClock()
+    const controller = new AbortController()
+    const done = pause(clock, 100, controller.signal)
+    await clock.advance(100)
+    await done
+    const waiting = pause(clock, 100, controller.signal)
+    controller.abort('late')
+    await waiting
+    await pause(clock, 100, controller.signal)
   })
 
   test('the system clock never goes back', () => {

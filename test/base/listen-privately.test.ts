@@ -1,5 +1,6 @@
+import { once } from 'node:events'
 import { stat, writeFile } from 'node:fs/promises'
-import { createServer, type Server } from 'node:net'
+import { createConnection, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { listenPrivately } from '../../src/base/listen-privately.ts'
@@ -17,7 +18,7 @@ afterEach(async () => {
 const open = async (at = path) => {
   const server = createServer()
   servers.push(server)
-  await listenPrivately(server, at)
+  return { server, stop: await listenPrivately(server, at) }
 }
 const modeOf = async (at: string) => (await stat(at)).mode & 0o777
 /** Reading it alone would change it for a moment. */
@@ -40,6 +41,17 @@ test('a private socket takes the place of a file that is there', async () => {
   await writeFile(path, 'left behind')
   await open()
   expect((await stat(path)).isSocket()).toBe(true)
+})
+
+test('a private socket is gone when its last connection has ended', async () => {
+  const { server, stop } = await open()
+  const accepted = once(server, 'connection')
+  createConnection(path)
+  const [connection] = await accepted
+  const stopped = stop()
+  connection.destroy()
+  await stopped
+  await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' })
 })
 
 test('a private socket that cannot be says so and leaves the umask alone', async () => {

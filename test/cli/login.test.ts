@@ -105,32 +105,28 @@ test('a person logs in on another device, is somebody, and logs out', async () =
   expect((await ended(nsm('laptop', ['logout']))).out).toBe('spiffe://test.internal/user/alice  forgotten\n')
   expect((await ended(nsm('laptop', ['whoami']))).exitCode).toBe(4)
   expect(provider.issued).toEqual([])
-}, 60_000)
+})
 
-test.skipIf(chromiumMissing !== '')(
-  `a person logs in with a real browser ${chromiumMissing}`,
-  async () => {
-    const browser = await openChromium()
-    const inBrowser = async (url: string) => {
-      const page = await browser.newPage()
-      await page.goto(url)
-      await page.getByPlaceholder('Enter any login').fill('alice')
-      await page.getByPlaceholder('and password').fill('x')
-      await page.getByRole('button', { name: 'Sign-in' }).click()
-      await page.getByRole('button', { name: 'Continue' }).click()
-      await page.getByText('go back to nsm').waitFor()
-      return page.evaluate('document.documentElement.outerHTML')
-    }
-    try {
-      const { exitCode, out } = await logIn(['--method', 'browser', '--store', 'file'], inBrowser)
-      expect({ exitCode, out }).toEqual({ exitCode: 0, out: expect.stringMatching(who) })
-      expect(out).toContain(`# ${provider.url}: the login renews itself, its refresh token is in the plain file\n`)
-    } finally {
-      await browser.close()
-    }
-  },
-  120_000,
-)
+test.skipIf(chromiumMissing !== '')(`a person logs in with a real browser ${chromiumMissing}`, async () => {
+  const browser = await openChromium()
+  const inBrowser = async (url: string) => {
+    const page = await browser.newPage()
+    await page.goto(url)
+    await page.getByPlaceholder('Enter any login').fill('alice')
+    await page.getByPlaceholder('and password').fill('x')
+    await page.getByRole('button', { name: 'Sign-in' }).click()
+    await page.getByRole('button', { name: 'Continue' }).click()
+    await page.getByText('go back to nsm').waitFor()
+    return page.evaluate('document.documentElement.outerHTML')
+  }
+  try {
+    const { exitCode, out } = await logIn(['--method', 'browser', '--store', 'file'], inBrowser)
+    expect({ exitCode, out }).toEqual({ exitCode: 0, out: expect.stringMatching(who) })
+    expect(out).toContain(`# ${provider.url}: the login renews itself, its refresh token is in the plain file\n`)
+  } finally {
+    await browser.close()
+  }
+})
 
 test.skipIf(keyringMissing !== '')(
   `a login rests in the keychain, and its refresh token is nowhere else ${keyringMissing}`,
@@ -155,7 +151,6 @@ test.skipIf(keyringMissing !== '')(
       await close()
     }
   },
-  60_000,
 )
 
 /** What other users may see of the processes that have a text in their environment, and what root sees. */

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { caText } from '../../src/ui/ca-text.ts'
 import { runFake as run } from './fake-context.ts'
 
 describe('nsm ca rotate', () => {
@@ -34,9 +35,21 @@ test('nsm ca status says what comes next, and how it stands with each domain', a
   expect(out.split('\n')).toEqual([
     'the new root of x signs: sha256-one',
     'the old one is believed until 2026-01-01T12:20:00.000Z, or until `nsm ca rotate --finish`',
+    '--finish is refused until 2026-01-01T12:05:00.000Z, because members renew and hold tokens of it',
     'federates with globex.example  https_spiffe  1 root',
     'federates with initech.example  https_web  0 roots; the last attempt failed: no answer in time',
   ])
+})
+
+test.each([
+  ['issuing', 0, '--finish is refused until 1970-01-01T00:05:00.000Z, because members renew'],
+  ['issuing', 300_000, '--finish is allowed'],
+  ['published', 300_000, '--finish is refused until 1970-01-01T00:05:00.000Z: the new root is not known'],
+  ['steady', 0, 'has one root'],
+] as const)('the text of a root that is %s at %i ms says whether it may be finished', (phase, nowMs, said) => {
+  const times = phase === 'steady' ? {} : { nextMs: 0, finishMs: 300_000 }
+  const roots = ['one', 'two'].map((pin) => ({ pin, notAfterMs: 0 }))
+  expect(caText({ trustDomain: 'x', phase, ...times, roots, domains: [] }, nowMs)).toContain(said)
 })
 
 test('nsm ca bundle prints the bundle alone', async () => {

@@ -17,6 +17,12 @@ afterEach(async () => {
   await rm(dir, { recursive: true, force: true })
 })
 
+const refusedView = {
+  ...upView,
+  state: 'refused' as const,
+  error: { code: 'IDENTITY' as const, message: 'the root was dropped', next: 'join again' },
+}
+
 describe('connect', () => {
   test('passes the service URLs verbatim and the defaults', async () => {
     const { exitCode, call } = await run(['connect', 'kernel://a/nsm-1?color=red,b@other.org'])
@@ -262,6 +268,9 @@ describe('status', () => {
     [['status', '--check', 'ready', 'my-networkservice-1'], [upView], 0],
     [['status', '--check', 'ready', 'other'], [upView], 3],
     [['status', '--check', 'ready'], [{ ...upView, state: 'healing' as const }], 3],
+    [['status', '--check', 'ready'], [refusedView], 4],
+    [['status', '--check', 'ready'], [refusedView, { ...upView, service: 'other' }], 0],
+    [['status'], [refusedView], 0],
   ])('%j with %o exits %i', async (argv, connections, exitCode) => {
     expect((await run(argv, { connections })).exitCode).toBe(exitCode)
   })
@@ -280,7 +289,7 @@ describe('serve', () => {
     const { context, recorded } = fakeContext({ serve, signal: stop.signal })
     const relays = ['--relay', 'spiffe://a/nsmgr', '--relay', 'spiffe://a/system/*']
     const running = runCommandLine(['serve', '--prefix', '10.70.0.0/16', '--prefix', 'fd70::/64', ...relays], context)
-    await vi.waitFor(() => expect(recorded.out).toHaveLength(1))
+    await expect.poll(() => recorded.out).toHaveLength(1)
     const lines = (recorded.out[0] ?? '').split('\n')
     expect(lines.filter((line) => !line.startsWith('#'))).toEqual(['nsm://192.0.2.1:5001/?jt=x'])
     expect(stopped).toBe(0)

@@ -1,5 +1,5 @@
 import { runCommandLine } from '../../src/commands/main.ts'
-import type { IdentityResult } from '../../src/daemon/login-protocol.ts'
+import type { IdentityResult, LogoutResult } from '../../src/daemon/login-protocol.ts'
 import type { PolicyCheckResult, PolicyTestResult } from '../../src/daemon/policy-protocol.ts'
 import type { ConnectionView, ConnectRequest, DisconnectRequest, ListRequest } from '../../src/daemon/protocol.ts'
 import { AbsentPeer } from '../../src/daemon/rpc-client.ts'
@@ -56,6 +56,7 @@ export interface FakeOptions {
   readonly serve?: ServeHandle
   /** What the background process says of the identity. */
   readonly identity?: IdentityResult
+  readonly logout?: LogoutResult
 }
 
 /** Runs a command line among the doubles; `call` gives the request of the first call of a name. */
@@ -119,7 +120,8 @@ export function fakeContext(options: FakeOptions = {}): {
         } as const,
         wanted,
       ),
-    caStatus: () => answer('caStatus', { ...rotated, phase: 'issuing' } as const),
+    caStatus: () =>
+      answer('caStatus', { ...rotated, phase: 'issuing', finishMs: Date.UTC(2026, 0, 1, 12, 5) } as const),
     rotateRoot: (_settings, wanted) =>
       answer('rotateRoot', { ...rotated, phase: wanted.finish ? 'steady' : 'published' } as const, wanted),
     trustBundle: () => answer('trustBundle', '{"keys":[]}\n'),
@@ -200,7 +202,7 @@ function fakeDaemon(
     version: () => answer('version', { version: '0.1.0', pid: 7 }),
     ...fakeDnsApi(answer),
     ...fakeTunnelApi(answer),
-    ...fakeLoginApi(answer, options.identity),
+    ...fakeLoginApi(answer, options.identity, options.logout),
     close: async () => void recorded.closedDaemons++,
   }
 }

@@ -1,4 +1,4 @@
-import type { IdentityResult, LoginApi } from '../../src/daemon/login-protocol.ts'
+import type { IdentityResult, LoginApi, LogoutResult } from '../../src/daemon/login-protocol.ts'
 
 type Answer = <T>(name: string, value: T, request?: unknown) => Promise<T>
 
@@ -9,11 +9,17 @@ export const someIdentity: IdentityResult = {
   notAfterMs: Date.UTC(2026, 0, 1, 13, 0, 0),
 }
 
+/** What it forgets. */
+export const someLogout: LogoutResult = {
+  apiVersion: 'nsm/logout/v1',
+  forgotten: ['spiffe://acme.example/user/alice'],
+}
+
 /** The identity part of a background process that does nothing. */
-export function fakeLoginApi(answer: Answer, identity: IdentityResult = someIdentity): LoginApi {
+export function fakeLoginApi(answer: Answer, identity = someIdentity, logout = someLogout): LoginApi {
   return {
     login: (request) => answer('login', identity, request),
-    logout: () => answer('logout', identity),
+    logout: (request) => answer('logout', logout, request),
     whoami: () => answer('whoami', identity),
   }
 }

@@ -2,7 +2,7 @@ import { describe, expect, test, vi } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { identityText } from '../../src/ui/login-text.ts'
 import { type FakeOptions, runFake, upView } from './fake-context.ts'
-import { someIdentity } from './fake-login.ts'
+import { someIdentity, someLogout } from './fake-login.ts'
 
 /** On a machine that has nothing connected, unless the test says so. */
 const run = (argv: readonly string[], options: FakeOptions = {}) => runFake(argv, { connections: [], ...options })
@@ -86,8 +86,22 @@ describe('login', () => {
 describe('logout and whoami', () => {
   test('logout says whose identity is gone', async () => {
     expect((await run(['logout'])).out).toBe('spiffe://acme.example/user/alice  forgotten')
-    const json = JSON.parse((await run(['logout', '--json'])).out)
-    expect(json).toEqual({ ...someIdentity, apiVersion: 'nsm/logout/v1' })
+    expect(JSON.parse((await run(['logout', '--json'])).out)).toEqual(someLogout)
+    const nobody = await run(['logout'], { logout: { ...someLogout, forgotten: [] } })
+    expect(nobody).toMatchObject({ exitCode: 0, out: '# there was no identity' })
+  })
+
+  test.each([
+    [['logout'], { all: false }],
+    [['logout', 'acme.example'], { all: false, whose: 'acme.example' }],
+    [['logout', '--all'], { all: true }],
+  ])('%j asks for what was said', async (args, request) => {
+    expect((await run(args)).call('logout')).toEqual(request)
+  })
+
+  test('logout takes a name or --all, not both', async () => {
+    const both = await run(['logout', 'acme.example', '--all'])
+    expect([both.exitCode, both.call('logout')]).toEqual([2, undefined])
   })
 
   test('whoami prints the identity', async () => {
@@ -97,7 +111,7 @@ describe('logout and whoami', () => {
 
   test('logout says on standard error what did not succeed', async () => {
     const warnings = ['the issuer is not told: it \u001b[2Jdoes not answer']
-    const { exitCode, out, err } = await run(['logout'], { identity: { ...someIdentity, warnings } })
+    const { exitCode, out, err } = await run(['logout'], { logout: { ...someLogout, warnings } })
     expect({ exitCode, out, err }).toEqual({
       exitCode: 0,
       out: 'spiffe://acme.example/user/alice  forgotten',

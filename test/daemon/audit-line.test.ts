@@ -2,11 +2,12 @@ import { createHash, generateKeyPairSync, randomBytes } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { AuditEvent } from '../../src/base/audit.ts'
-import { auditLine, chainStart, placeAfter, readLine, readPlace } from '../../src/daemon/audit-line.ts'
+import { readJsonObject } from '../../src/base/json.ts'
+import { auditLine, chainStart, placeAfter, readPlace } from '../../src/daemon/audit-line.ts'
 
 const at = { ...chainStart, wallMs: 0 }
 const lineOf = (event: AuditEvent) => auditLine(event, at)
-const fieldsOf = (event: AuditEvent) => readLine(lineOf(event))
+const fieldsOf = (event: AuditEvent) => readJsonObject(lineOf(event))
 
 describe('a line of the audit log', () => {
   test('has the time, its place and the hash of the line before', () => {
@@ -20,7 +21,7 @@ describe('a line of the audit log', () => {
 
   test('keeps its own fields whatever others are called', () => {
     const line = lineOf({ event: 'conn.up', ts: 'x', seq: 7, prev: 'y' })
-    expect(readLine(line)).toMatchObject({ event: 'conn.up', seq: 1, prev: '0'.repeat(64) })
+    expect(readJsonObject(line)).toMatchObject({ event: 'conn.up', seq: 1, prev: '0'.repeat(64) })
     expect(line).not.toContain('"x"')
   })
 

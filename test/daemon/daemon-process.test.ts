@@ -5,13 +5,14 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { Settings } from '../../src/base/settings.ts'
 import { interfaceJournalPath } from '../../src/connection/journal.ts'
-import { connectDaemon } from '../../src/daemon/client.ts'
+import { connectDaemon, type DaemonClient } from '../../src/daemon/client.ts'
 import { takeLock } from '../../src/daemon/lock.ts'
 import { lockPath, logPath, socketPath } from '../../src/daemon/paths.ts'
 
 let dir: string
 let settings: Settings
 const started = new Set<number>()
+const callers: DaemonClient[] = []
 
 beforeEach(async () => {
   dir = await mkdtemp(join(tmpdir(), 'nsm-daemon-'))
@@ -21,6 +22,7 @@ beforeEach(async () => {
 })
 
 afterEach(async () => {
+  await hangUp()
   for (const pid of started) if (isAlive(pid)) process.kill(pid, 'SIGTERM')
   for (const pid of started) await gone(pid)
   started.clear()
@@ -39,6 +41,10 @@ describe('the background process', () => {
     expect(statSync(socketPath(settings)).isSocket()).toBe(true)
     expect(statSync(logPath(settings)).mode & 0o777).toBe(0o600)
     expect(statSync(settings.stateDir).mode & 0o777).toBe(0o700)
+  })
+
+  test('leaves no image of its memory, nor do the programs that it starts', async () => {
+    expect(readFileSync(`/proc/${await pidOf(true)}/limits`, 'utf8')).toMatch(/^Max core file size +0 +0 /m)
   })
 
   test('is started once when many ask at the same time', async () => {
@@ -61,7 +67,9 @@ describe('the background process', () => {
   })
 
   test('ends by itself when it holds nothing and nobody calls, and removes its socket', async () => {
-    await gone(await pidOf(true))
+    const pid = await pidOf(true)
+    await hangUp()
+    await gone(pid)
     expect(existsSync(socketPath(settings))).toBe(false)
   })
 
@@ -152,7 +160,7 @@ describe('the background process', () => {
   ])('connect %s without an identity: %s', async (service, code) => {
     const daemon = await connectDaemon(settings, { start: true })
     started.add((await daemon.version()).pid)
-    const request = { services: [service], labels: {}, allowPrefixes: [], excludePrefixes: [], timeoutMs: 5_000 }
+    const request = { services: [service], labels: {}, allowPrefixes: [], excludePrefixes: [], timeoutMs: 60_000 }
     const connecting = daemon.connect(
       { ...request, dnsMode: 'fanout', dns: 'off' },
       () => {},
@@ -163,12 +171,17 @@ describe('the background process', () => {
   })
 })
 
+/** The process of whoever answers; it does not end by itself while we stay connected. */
 async function pidOf(start: boolean): Promise<number> {
   const daemon = await connectDaemon(settings, { start })
+  callers.push(daemon)
   const { pid } = await daemon.version()
   started.add(pid)
-  await daemon.close()
   return pid
+}
+
+async function hangUp(): Promise<void> {
+  for (const caller of callers.splice(0)) await caller.close()
 }
 
 function isAlive(pid: number): boolean {

@@ -114,11 +114,11 @@ describe('a kept login', () => {
     })
     const stop = new AbortController()
     const ended = shown(kept, stop.signal)
-    await expect.poll(() => forms('token').length, { timeout: 10_000 }).toBe(1)
+    await expect.poll(() => forms('token').length).toBe(1)
     stop.abort(new NsmError('LOST', 'closed', ''))
     await expect(ended).rejects.toMatchObject({ code: 'LOST' })
     letAnswer()
-    await expect.poll(() => keychain.secret, { timeout: 10_000 }).toBe('token-1')
+    await expect.poll(() => keychain.secret).toBe('token-1')
     expect([await shown(kept), await shown(kept), state.reused]).toEqual(['id-1', 'id-2', false])
   })
 
@@ -238,5 +238,5 @@ describe('a kept login', () => {
       }),
       { numRuns: 40 },
     )
-  }, 60_000)
+  })
 })

@@ -18,7 +18,7 @@ function loadedWith(module: string): readonly string[] {
 }
 
 /** Each costs a start milliseconds, and memory for ever. */
-const heavy = ['@grpc/grpc-js', 'http', 'http2', 'https']
+const heavy = ['@grpc/grpc-js', 'http', 'http2', 'https', 'yaml']
 
 test.each([
   ['a server', 'src/daemon/serve.ts'],
@@ -28,6 +28,10 @@ test.each([
   expect(loadedWith(module)).toEqual([])
 })
 
-test('a call loads it, so that the list above is true', () => {
-  expect(loadedWith('src/nsm/line.ts')).toEqual(expect.arrayContaining(['@grpc/grpc-js', 'http2']))
+test.each([
+  ['a call', 'src/nsm/line.ts', ['@grpc/grpc-js', 'http2']],
+  ['a policy file', 'src/identity/policy-file.ts', ['yaml']],
+  ['a file of issuers', 'src/identity/issuers-file.ts', ['yaml']],
+])('%s loads it, so that the list above is true', (_what, module, loaded) => {
+  expect(loadedWith(module)).toEqual(expect.arrayContaining(loaded))
 })

@@ -13,7 +13,7 @@ const token = 'aaa.bbb.ccc'
 
 function find(environment: Environment, tokenFile?: string, joinString = server) {
   const readInput = async () => `${token}\n`
-  return findIdToken(joinString, { environment, tokenFile, readInput, signal: AbortSignal.timeout(5_000) })
+  return findIdToken(joinString, { environment, tokenFile, readInput, signal: AbortSignal.timeout(120_000) })
 }
 
 /** GitHub's token service as a job sees it. */

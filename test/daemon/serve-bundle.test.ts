@@ -10,7 +10,7 @@ import { createBundleEndpoint } from '../../src/identity/bundle-endpoint.ts'
 import { fetchBundle } from '../../src/identity/bundle-fetch.ts'
 import { authorityOf, rejectionOf } from '../identity/fixtures.ts'
 import { opensslMissing } from '../identity/openssl.ts'
-import { freePort } from '../interop/go-process.ts'
+import { freePort } from '../support/free-port.ts'
 import { scratchDir } from '../support/scratch.ts'
 
 /** A certificate for 127.0.0.1 that nobody but its own text vouches for. */
@@ -66,7 +66,7 @@ describe.skipIf(opensslMissing !== '')(`a bundle endpoint of the web ${opensslMi
     expect((await fetch(old)).roots).toHaveLength(1)
     await copyFile(next.keyPath, pair.keyPath)
     await copyFile(next.certificatePath, pair.certificatePath)
-    await expect.poll(() => rejectionOf(fetch(next.certificatePath)), { timeout: 10_000 }).toBe('nothing')
+    await expect.poll(() => rejectionOf(fetch(next.certificatePath))).toBe('nothing')
   })
 
   test('is refused with a key of another certificate, without files, and on a taken port', async () => {

@@ -192,11 +192,11 @@ describe('two companies that federate', () => {
     expect([...source.current().bundles.keys()]).toEqual(['globex.example'])
     await acme.admit(globex)
     await globex.admit(acme)
-    await expect.poll(() => source.current().bundles.has('acme.example'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => source.current().bundles.has('acme.example')).toBe(true)
     expect((await client.request(ask('acme@acme.example'), signal)).networkService).toBe('acme@acme.example')
   })
 
-  test('one deleted line ends what the other company has, within 5 seconds', async () => {
+  test('one deleted line ends what the other company has', async () => {
     const { acme, globex } = await federated()
     const own = await acme.member()
     const ours = await own.client.request(ask('acme'), signal)
@@ -217,11 +217,11 @@ describe('two companies that federate', () => {
     expect(acme.holders()).toHaveLength(3)
     await acme.admit()
     expect(await watch).toMatch(/ended|cut/)
-    await expect.poll(() => acme.holders(), { timeout: 5_000 }).toEqual([own.source.current().svid.spiffeId])
+    await expect.poll(() => acme.holders()).toEqual([own.source.current().svid.spiffeId])
     for (const [index, { client }] of [direct, relayed].entries()) {
       const request = create(NetworkServiceRequestSchema, { ...ask('acme@acme.example'), connection: answers[index] })
       const again = () => rejectionOf(client.request(request, signal))
-      await expect.poll(again, { timeout: 30_000 }).toBe('IDENTITY')
+      await expect.poll(again).toBe('IDENTITY')
     }
     const again = await own.client.request(create(NetworkServiceRequestSchema, { connection: ours }), signal)
     expect(again.context?.ipContext?.srcIpAddrs).toEqual(ours.context?.ipContext?.srcIpAddrs)
@@ -242,7 +242,7 @@ describe('two companies that federate', () => {
     await client.request({ ...wanted, mechanismPreferences: [mechanism()] }, signal)
     expect([acme.holders(), acme.holders(stateDir)]).toEqual([[], [expect.stringContaining('globex.example/member/')]])
     await acme.admit()
-    await expect.poll(() => acme.holders(stateDir), { timeout: 5_000 }).toEqual([])
+    await expect.poll(() => acme.holders(stateDir)).toEqual([])
     const soon = AbortSignal.timeout(2_000)
     await expect(client.request(ask('acme@acme.example'), soon)).rejects.toThrow()
   })
@@ -257,10 +257,10 @@ describe('two companies that federate', () => {
     await acme.running?.reload()
     const manager = `tcp://127.0.0.1:${names.get(acme.domain)}`
     const { client } = await globex.member({ manager, domain: acme.domain })
-    await expect.poll(() => client.request(ask('acme@acme.example'), signal), { timeout: 10_000 }).toBeDefined()
+    await expect.poll(() => client.request(ask('acme@acme.example'), signal)).toBeDefined()
     expect(acme.holders()).toHaveLength(1)
     await writeFile(path, '{"keys":[]}')
-    await expect.poll(() => acme.holders(), { timeout: 10_000 }).toEqual([])
+    await expect.poll(() => acme.holders()).toEqual([])
     await expect(client.request(ask('acme@acme.example'), AbortSignal.timeout(2_000))).rejects.toThrow()
   })
 
@@ -279,6 +279,6 @@ describe('two companies that federate', () => {
     await rotateRunning(acme.settings, { finish: false })
     await globex.admit()
     await globex.admit(acme)
-    await expect.poll(() => source.current().bundles.get('acme.example')?.length, { timeout: 10_000 }).toBe(2)
+    await expect.poll(() => source.current().bundles.get('acme.example')?.length).toBe(2)
   })
 })

@@ -85,12 +85,24 @@ describe('nsm serve with an issuer', () => {
     closers.push(() => runtime.close())
     const secrets = { joinString, idToken: await issuer.token(good) }
     const lists = { labels: {}, allowPrefixes: [], excludePrefixes: [] }
-    const request = { services: ['blue'], ...lists, dnsMode: 'fanout' as const, dns: 'off' as const, timeoutMs: 20_000 }
+    const request = { services: ['blue'], ...lists, dnsMode: 'fanout' as const, dns: 'off' as const, timeoutMs: 60_000 }
     const { connections } = await runtime.connect({ ...request, ...secrets }, () => {}, signal)
     expect(connections).toMatchObject([{ service: 'blue', state: 'up' }])
     expect((await runtime.whoami()).spiffeId).toMatch('/oidc/')
     expect(await readdir(join(dir, 'job'))).not.toContain('identities')
   })
+
+  test.each([{ all: false }, { all: true }, { all: false, whose: 'test.internal' }])(
+    'is forgotten by a logout of %j, with its identity',
+    async (request) => {
+      const { openJoinString: joinString = '' } = await byFlags()
+      const job = sessions('job')
+      const { source } = await job.open({ joinString, idToken: await issuer.token(good) }, signal)
+      const { spiffeId } = source.current().svid
+      expect(await job.logout(request)).toEqual({ apiVersion: 'nsm/logout/v1', forgotten: [spiffeId] })
+      await expect(job.open({}, signal)).rejects.toMatchObject({ code: 'IDENTITY' })
+    },
+  )
 
   test('takes issuers of a file', async () => {
     const rule = { name: 'deploy', match: good, id: '/ci/{repository_id}', ttl: '2m' }

@@ -19,7 +19,7 @@ import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys
 import { firstRequest } from '../nsm/mesh.ts'
 import { scratchDir } from '../support/scratch.ts'
 
-/** The clock of the rotation alone: the old root may go 2 minutes after the new one signs, which is for those who renew late. */
+/** The clock of the rotation alone: the old root may go 5 minutes after the new one signs, which is for those who renew late. */
 const rotation = vi.hoisted(() => ({ aheadMs: 0 }))
 vi.mock(import('../../src/identity/ca-rotation.ts'), async (importOriginal) => {
   const original = await importOriginal()
@@ -39,7 +39,7 @@ afterEach(async () => {
   rotation.aheadMs = 0
 })
 /** Members renew within half a minute. */
-const patience = { timeout: 50_000, interval: 200 }
+const patience = { timeout: 120_000, interval: 200 }
 
 async function world() {
   const dir = await scratchDir()
@@ -112,15 +112,15 @@ describe('nsm ca rotate', () => {
     await serve('two', { joinString })
     const sessions = [await member('one', 'a'), await member('one', 'b'), await member('two', 'c')]
     const loads = sessions.map(load)
+    const [oldest] = sessions.flatMap((session) => bundleOf(session) ?? [])
     await rotateRunning(settingsOf('one'), { finish: false, publishMs: 2_000 })
     for (const session of sessions) await expect.poll(() => bundleOf(session)?.length, patience).toBe(2)
-    const [oldest] = sessions.flatMap((session) => bundleOf(session) ?? [])
     for (const session of sessions) await expect.poll(() => bundleOf(session)?.[0], patience).not.toEqual(oldest)
     await expect(rotateRunning(settingsOf('one'), { finish: true })).rejects.toMatchObject({ code: 'CONFLICT' })
     await expect.poll(() => sessions.map(isRenewed), patience).toEqual([true, true, true])
     await expect.poll(() => isSiteRenewed('two'), patience).toBe(true)
     await expect.poll(async () => parseBundle(await bundleOfRunning(settingsOf('one'))).roots.length).toBe(2)
-    rotation.aheadMs = 120_000
+    rotation.aheadMs = 300_000
     const { roots } = await rotateRunning(settingsOf('one'), { finish: true })
     expect(roots).toHaveLength(1)
     for (const session of sessions) await expect.poll(() => bundleOf(session)?.length, patience).toBe(1)
@@ -128,11 +128,11 @@ describe('nsm ca rotate', () => {
     for (const one of loads) {
       const { failures, calls } = await one.stop()
       expect(failures).toEqual([])
-      expect(calls).toBeGreaterThan(100)
+      expect(calls).toBeGreaterThan(20)
     }
     const { pin } = parseJoinString((await inviteFromRunning(settingsOf('two'), { ttlMs: 60_000 })).joinString)
     expect(pin).toBe(roots[0]?.pin)
-  }, 120_000)
+  })
 
   test('goes on after a restart of the server, for members that were away meanwhile too', async () => {
     const { settingsOf, serve, member } = await world()
@@ -149,7 +149,7 @@ describe('nsm ca rotate', () => {
     expect(back.source.current().svid.spiffeId).toBe(awayId)
     await expect.poll(() => bundleOf(back)?.length, patience).toBe(2)
     await expect.poll(() => isRenewed(back), patience).toBe(true)
-  }, 120_000)
+  })
 
   test('old join strings are good until the old root is dropped, and refused with a reason then', async () => {
     const { settingsOf, serve, member } = await world()
@@ -163,7 +163,7 @@ describe('nsm ca rotate', () => {
     expect(isRenewed(session)).toBe(true)
     const fresh = await member('one', 'b', await invite())
     expect(bundleOf(fresh)).toHaveLength(2)
-    rotation.aheadMs = 120_000
+    rotation.aheadMs = 300_000
     await rotateRunning(settingsOf('one'), { finish: true })
     await expect(member('one', 'c', late)).rejects.toMatchObject({
       code: 'IDENTITY',
@@ -180,7 +180,7 @@ describe('nsm ca rotate', () => {
     await expect.poll(() => bundleOf(late)?.length, patience).toBe(2)
     await closers.pop()?.()
     await expect.poll(async () => (await caOfRunning(settingsOf('one'))).phase).toBe('issuing')
-    rotation.aheadMs = 120_000
+    rotation.aheadMs = 300_000
     await rotateRunning(settingsOf('one'), { finish: true })
     const find = ({ registry }: Session) => registry.findEndpoints({ networkServiceNames: ['blue'] }, signal)
     const out = await member('one', 'a', '')
@@ -195,7 +195,7 @@ describe('nsm ca rotate', () => {
     expect(check).not.toThrow()
     expect(await find(again)).toHaveLength(1)
     expect(bundleOf(again)).toHaveLength(1)
-  }, 60_000)
+  })
 
   test('is refused at a further site', async () => {
     const { settingsOf, serve } = await world()

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
@@ -155,6 +155,18 @@ describe('a further site of a network with a policy', () => {
     await first.stop()
     await serve('two')
     expect(await checkPolicy(settingsOf('two'))).toMatchObject({ grants: 1 })
+  })
+
+  test('has the policy in force although its disk does not take it', async () => {
+    const { settingsOf, first, write, found } = await open()
+    const path = join(settingsOf('two').stateDir, 'site-policy.txt')
+    await rm(path)
+    await mkdir(path)
+    await write('bob')
+    await first.reload()
+    await expect.poll(() => found('bob')).toEqual(['blue'])
+    expect(await found('alice')).toEqual([])
+    expect(await checkPolicy(settingsOf('two'))).not.toHaveProperty('error')
   })
 
   test('ends when the first one gives its policy up or has one for the first time, and starts again by it', async () => {

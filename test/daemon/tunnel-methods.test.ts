@@ -43,9 +43,11 @@ const machine: TunnelMachine = {
       setPeer: async () => {},
       removePeer: async () => {},
       handshake: async () => {},
+      setMark: async () => {},
       restart: async () => {},
       setMtu: async () => {},
       stats: async () => ({ peers: [], counters: { spoofed: 2 } }),
+      heard: () => 0,
       close: async () => step('tunnel closed'),
     }
     return tunnel

@@ -14,7 +14,7 @@ import { openssl, opensslMissing } from './openssl.ts'
 const minuteMs = 60_000
 const hourMs = 60 * minuteMs
 /** Until members have renewed by the root that signs. */
-const renewedMs = 2 * minuteMs
+const renewedMs = 5 * minuteMs
 
 async function open(dir: string, clock: FakeClock): Promise<Authority> {
   const authority = await openAuthority({ dir, clock, trustDomain: 'a.example' })
@@ -36,7 +36,8 @@ describe('rotating the root', () => {
   test('publishes a new root that signs after 20 minutes, and drops the old one after 25 hours', async () => {
     const { clock, authority } = await bench()
     const [old, sequence] = [authority.rootDer, authority.document.sequence ?? 0]
-    expect(await authority.rotation.begin()).toEqual({ phase: 'published', nextMs: clock.wallMs() + 20 * minuteMs })
+    const nextMs = clock.wallMs() + 20 * minuteMs
+    expect(await authority.rotation.begin()).toEqual({ phase: 'published', nextMs, finishMs: nextMs + renewedMs })
     expect([authority.rootDer, authority.bundles.get('a.example')?.length]).toEqual([old, 2])
     await clock.advance(20 * minuteMs - 1)
     expect(authority.rotation.view().phase).toBe('published')
@@ -116,6 +117,7 @@ describe('rotating the root', () => {
       next: expect.stringContaining('would have to join again'),
     })
     const changedMs = (authority.rotation.view().nextMs ?? 0) - 25 * hourMs
+    expect(authority.rotation.view().finishMs).toBe(changedMs + renewedMs)
     await clock.advance(changedMs + renewedMs - 1 - clock.wallMs())
     await expect(authority.rotation.finish()).rejects.toMatchObject(refusedUntil(changedMs + renewedMs))
     authority.close()

@@ -62,7 +62,7 @@ describe('https_spiffe', () => {
     federation.setDomains([of(origin)])
     await federation.settled()
     await there.authority.rotation.begin()
-    await here.clock.advance(1_400_000)
+    await here.clock.advance(1_520_000)
     await expect.poll(() => federation.bundles().get('globex.example')?.length).toBe(2)
     await there.endpoint.close()
     const moved = shownBy(there.authority, '/bundle', here.clock)

@@ -29,7 +29,7 @@ async function login(url: string) {
     },
   }
   const show = (prompt: DevicePrompt) => void prompts.push(prompt)
-  const signal = AbortSignal.timeout(5_000)
+  const signal = AbortSignal.timeout(120_000)
   const ended = loginByDevice({ url, clientId: 'nsm-cli', scopes: ['openid'] }, { show, clock, signal })
   return { result: await ended.catch((error: Error) => error), waits, prompts }
 }

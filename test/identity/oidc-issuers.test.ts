@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { issuerOfFlags, parseIssuers } from '../../src/identity/oidc-issuers.ts'
+import { parseIssuers } from '../../src/identity/issuers-file.ts'
+import { issuerOfFlags } from '../../src/identity/oidc-issuers.ts'
 
 const rule = { name: 'deploy', match: { repository_id: '5678' }, id: '/ci/github/{repository_id}' }
 const issuer = { name: 'github', issuer: 'https://token.actions.githubusercontent.com', rules: [rule] }

@@ -16,7 +16,7 @@ beforeAll(async () => {
 afterAll(() => provider.close())
 
 const issuer = () => ({ url: provider.url, clientId: loginClient, scopes: ['openid'] })
-const signal = () => AbortSignal.timeout(20_000)
+const signal = () => AbortSignal.timeout(120_000)
 /** Waits for nothing: the interval of the provider is the person's, not the test's. */
 const quickClock = { ...systemClock, after: (_delayMs: number, action: () => void) => systemClock.after(20, action) }
 

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { refreshLogin, revokeLogin } from '../../src/identity/oidc-refresh.ts'
 import { type IssuerAnswer, scriptedIssuer } from '../support/scripted-issuer.ts'
 
@@ -37,6 +37,30 @@ test.each([[{ error: 'server_error' }], [{ error: 'canary <b>' }], [{ error: 5 }
     expect(String(result)).not.toContain('canary')
   },
 )
+
+describe('an answer of the issuer that gets lost', () => {
+  const refresh = async (answers: IssuerAnswer[]) => {
+    const { url, forms } = await scriptedIssuer(() => answers.shift() ?? 500)
+    const result = await refreshLogin({ url, clientId: 'nsm-cli', scopes: [] }, 'canary').catch((error: Error) => error)
+    return { result, shown: forms('token').map((form) => form.get('refresh_token')) }
+  }
+
+  test('is asked for once more at once, with the same refresh token', async () => {
+    const { result, shown } = await refresh(['lost', { id_token: 'a.b.c', refresh_token: 'next' }])
+    expect(result).toEqual({ tokens: { idToken: 'a.b.c', refreshToken: 'next' } })
+    expect(shown).toEqual(['canary', 'canary'])
+  })
+
+  test('ends the login at an issuer that takes the second question for theft', async () => {
+    expect((await refresh(['lost', { error: 'invalid_grant' }])).result).toEqual({ refused: 'invalid_grant' })
+  })
+
+  test('is not asked for a third time', async () => {
+    const { result, shown } = await refresh(['lost', 'lost', { id_token: 'a.b.c' }])
+    expect(result).toMatchObject({ code: 'UNREACHABLE' })
+    expect(shown).toHaveLength(2)
+  })
+})
 
 test('refreshLogin neither follows the issuer elsewhere nor reads without end', async () => {
   for (const location of ['http://127.0.0.1:1/', 'http://169.254.169.254/']) {

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { parseIssuers } from '../../src/identity/oidc-issuers.ts'
+import { parseIssuers } from '../../src/identity/issuers-file.ts'
 import { parsePolicyFile } from '../../src/identity/policy-file.ts'
 
 const head = `admission:

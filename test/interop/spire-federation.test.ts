@@ -7,7 +7,9 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { startServe } from '../../src/daemon/serve.ts'
+import { inviteFromRunning } from '../../src/daemon/serve-admin.ts'
 import { bundleOfRunning, rotateRunning } from '../../src/daemon/serve-ca.ts'
+import { Sessions } from '../../src/daemon/sessions.ts'
 import { parseBundle } from '../../src/identity/bundle-document.ts'
 import { identityFromPem } from '../../src/identity/files.ts'
 import { createFixedSource } from '../../src/identity/fixed-source.ts'
@@ -16,7 +18,8 @@ import { createNsmClient } from '../../src/nsm/client.ts'
 import { wireGuardMechanism } from '../../src/nsm/wireguard-mechanism.ts'
 import { generatePrivateKey, publicKeyOf } from '../../src/tunnel/wireguard/keys.ts'
 import { firstRequest } from '../nsm/mesh.ts'
-import { freePort, startProgram } from './go-process.ts'
+import { freePort } from '../support/free-port.ts'
+import { startProgram } from './go-process.ts'
 import { buildSpire } from './spire.ts'
 
 const run = promisify(execFile)
@@ -26,7 +29,7 @@ const title = isWanted
   : 'federation with SPIRE: skipped, it is built on request (NSM_TEST_SPIRE=1)'
 const { signal } = new AbortController()
 /** As `nsm ca bundle` begins, and far below the hint of either side. */
-const patience = { timeout: 20_000, interval: 100 }
+const patience = { timeout: 120_000, interval: 100 }
 
 /* acme.example is `nsm serve`, peers.test a SPIRE server; each has the other's first bundle from a file. */
 describe.skipIf(!isWanted)(title, () => {
@@ -94,10 +97,28 @@ describe.skipIf(!isWanted)(title, () => {
     expect(answer.context?.ipContext?.srcIpAddrs).toHaveLength(1)
   })
 
+  test('a token that SPIRE signs is believed by a member of ours, for its audience alone', async () => {
+    const token = (await spire('jwt', 'mint', '-spiffeID', 'spiffe://peers.test/app', '-audience', 'web')).trim()
+    const own = { stateDir: join(dir, 'member'), runtimeDir: join(dir, 'member', 'run'), resolvConf: join(dir, 'none') }
+    const sessions = new Sessions({ settings: { ...own, logLevel: 'info' }, clock: systemClock, log: silentLog })
+    closers.push(() => sessions.close())
+    const { joinString } = await inviteFromRunning(settings(), { ttlMs: 60_000 })
+    const { source } = await sessions.open({ joinString }, signal)
+    const ask = (audience: string) =>
+      source.jwt?.validate({ audience, svid: token }, signal).then(
+        ({ spiffeId }) => spiffeId,
+        ({ code }) => code,
+      )
+    await expect.poll(() => ask('web'), patience).toBe('spiffe://peers.test/app')
+    expect(await ask('other')).toBe('USAGE')
+  })
+
   test('SPIRE takes our bundle from the port of gRPC, and follows a new root', async () => {
     const known = async () => {
       const text = await spire('bundle', 'list', '-format', 'spiffe', '-id', 'spiffe://acme.example')
-      return parseBundle(text).roots.length
+      const { roots, jwtKeys } = parseBundle(text)
+      expect(jwtKeys).toHaveLength(roots.length)
+      return roots.length
     }
     expect(await known()).toBe(1)
     await rotateRunning(settings(), { finish: false, publishMs: 1 })
@@ -105,12 +126,12 @@ describe.skipIf(!isWanted)(title, () => {
     await spire('federation', 'refresh', '-id', 'spiffe://acme.example')
     await expect.poll(known, patience).toBe(2)
     // SPIRE has no member of ours that would have to renew.
-    vi.spyOn(systemClock, 'wallMs').mockImplementation(() => Date.now() + 120_000)
+    vi.spyOn(systemClock, 'wallMs').mockImplementation(() => Date.now() + 300_000)
     onTestFinished(() => void vi.restoreAllMocks())
     await rotateRunning(settings(), { finish: true })
     await spire('federation', 'refresh', '-id', 'spiffe://acme.example')
     await expect.poll(known, patience).toBe(1)
-  }, 60_000)
+  })
 })
 
 function policy({ bundle }: { readonly bundle: number }, isFederated: boolean): string {

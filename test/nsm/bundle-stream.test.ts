@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { openEphemeral } from '../../src/identity/enrolled.ts'
+import type { JwtBundles } from '../../src/identity/jwt-bundles.ts'
 import type { TrustBundles } from '../../src/identity/source.ts'
 import { followBundles, tellBundles } from '../../src/nsm/bundle-stream.ts'
 import { openChannel } from '../../src/nsm/channel.ts'
@@ -24,15 +25,18 @@ const federated: TrustBundles = new Map([...authority.bundles, ...new TestMesh('
 /** Bundles that the test changes. */
 function believed(first: TrustBundles) {
   let bundles = first
+  let jwtBundles: JwtBundles = new Map()
   const listeners = new Set<() => void>()
   return {
     bundles: () => bundles,
+    jwtBundles: () => jwtBundles,
     onChange(listener: () => void) {
       listeners.add(listener)
       return () => void listeners.delete(listener)
     },
-    set(next: TrustBundles) {
+    set(next: TrustBundles, keys = jwtBundles) {
       bundles = next
+      jwtBundles = keys
       for (const listener of listeners) listener()
     },
     listeners,
@@ -85,11 +89,14 @@ describe('followBundles', () => {
       () => joinTokens.close(),
     )
     const trust = { ...believed(mesh.authority.bundles) }
-    const { trustDomain, issue } = mesh.authority
+    const { trustDomain, issue, issueJwt } = mesh.authority
     const serving = {
-      ...{ trustDomain, issue, onChange: trust.onChange },
+      ...{ trustDomain, issue, issueJwt, onChange: trust.onChange },
       get bundles() {
         return trust.bundles()
+      },
+      get jwtBundles() {
+        return mesh.authority.jwtBundles
       },
     }
     const services = identityService({ authority: serving, joinTokens, clock: systemClock, log: silentLog })
@@ -137,7 +144,7 @@ describe('followBundles', () => {
     const listen = { address, port }
     const again = await startNsmServer({ source: serverSource, listen, services, clock: systemClock, log: silentLog })
     closers.push(() => again.stop())
-    await expect.poll(() => source.current().bundles.has('b.test'), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => source.current().bundles.has('b.test')).toBe(true)
   })
 
   test('an end of the own domain is not taken from the stream', async () => {
@@ -159,7 +166,7 @@ test('any believed peer may watch the bundles, each change comes over the wire',
   const services = identityService({ authority: mesh.authority, joinTokens, clock: systemClock, log: silentLog })
   const channel = mesh.channel(await mesh.serve(services))
   const counts: (number | undefined)[] = []
-  for await (const bundles of watchBundles(channel)) {
+  for await (const { bundles } of watchBundles(channel)) {
     counts.push(bundles.get('a.test')?.length)
     if (counts.length === 2) break
     await mesh.authority.rotation.begin()

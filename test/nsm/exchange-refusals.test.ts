@@ -5,9 +5,9 @@ import type { AuditEvent } from '../../src/base/audit.ts'
 import { NsmError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { createCsr } from '../../src/identity/csr.ts'
+import { parseIssuers } from '../../src/identity/issuers-file.ts'
 import { generateKey } from '../../src/identity/keys.ts'
 import { createOidcAdmission } from '../../src/identity/oidc-admission.ts'
-import { parseIssuers } from '../../src/identity/oidc-issuers.ts'
 import { openOidcSessions } from '../../src/identity/oidc-sessions.ts'
 import { exchangeIdToken, exchangeJoinToken, renewIdentity } from '../../src/nsm/exchange.ts'
 import { identityService } from '../../src/nsm/exchange-server.ts'
@@ -23,7 +23,7 @@ let issuer: TestIssuer
 let clock: FakeClock
 const events: AuditEvent[] = []
 const good = { repository_id: '5678', repository_owner_id: '1234', environment: 'production', event_name: 'push' }
-const signal = () => AbortSignal.timeout(10_000)
+const signal = () => AbortSignal.timeout(120_000)
 
 beforeEach(async () => {
   events.length = 0

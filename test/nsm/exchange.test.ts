@@ -21,7 +21,7 @@ afterEach(async () => {
 })
 
 const spiffeId = 'spiffe://test.internal/member/anna'
-const signal = () => AbortSignal.timeout(5_000)
+const signal = () => AbortSignal.timeout(120_000)
 
 async function startAuthority(clock = new FakeClock(), isDenied = (_id: string) => false) {
   const mesh = new TestMesh('test.internal', clock)
@@ -154,7 +154,7 @@ describe('a renewal', () => {
 
   test('comes with the bundles, which may be watched', async () => {
     const { mesh, server, authority } = await startAuthority()
-    for await (const bundles of watchBundles(mesh.channel(server))) {
+    for await (const { bundles } of watchBundles(mesh.channel(server))) {
       expect([...bundles.keys()]).toEqual(['test.internal'])
       expect(Buffer.from(bundles.get('test.internal')?.[0] ?? [])).toEqual(Buffer.from(authority.rootDer))
       break

@@ -277,6 +277,20 @@ describe('the JWT profile', () => {
     expect(await ask(methods.validateJWTSVID, { audience: 'x', svid: 'u' })).toBe(status.INVALID_ARGUMENT)
   })
 
+  test('believes a token that one of several authorities believes, and says what the first found wrong else', async () => {
+    const strict: JwtSource = {
+      ...agent().jwt,
+      validate: () => Promise.reject(new NsmError('PERMISSION', 'not ours', 'ask')),
+    }
+    const states = [identityOf(a, '/app'), identityOf(b, '/app')] as const
+    change([
+      { ...states[0], jwt: strict },
+      { ...states[1], jwt: agent().jwt },
+    ])
+    expect(await ask(methods.validateJWTSVID, { audience: 'x', svid: 't' })).toMatchObject({ claims: { n: 1 } })
+    expect(await ask(methods.validateJWTSVID, { audience: 'x', svid: 'u' })).toBe(status.PERMISSION_DENIED)
+  })
+
   test('gives the keys', async () => {
     change([{ ...identityOf(a, '/app'), jwt: agent().jwt }])
     expect(bundlesOf(await open(methods.fetchJWTBundles).next())).toEqual({ 'spiffe://a.example': '01' })

@@ -68,6 +68,28 @@ test('what a watcher was told adds up to what it would find, after any registrat
   )
 })
 
+test('a watcher is told when an endpoint is registered again without what it asked for', async () => {
+  const offers = { who: idOf('two'), may: ['offer'], services: ['red', 'blue'], prefixes: [] }
+  const admission = admissionOf({ grants: [offers, { who: idOf('watcher'), may: ['find'], services: ['red'] }] })
+  const store = openRegistryStore(':memory:')
+  const clock = createFakeClock()
+  const registry = createRegistry({ store, admission, clock, log: silentLog })
+  const asked = create(NetworkServiceEndpointSchema, { networkServiceNames: ['red'] })
+  const { signal } = new AbortController()
+  const events = registry.watchEndpoints(asked, signal, endpointView(admission, idOf('watcher')))
+  for (const service of ['red', 'blue']) {
+    attempt(registry, { act: 'register', owner: 'two', name: 'b', services: [service] }, clock.wallMs() + 60_000)
+  }
+  registry.close()
+  const told: unknown[] = []
+  for await (const { entry, deleted } of events) told.push([shownOf(entry), deleted])
+  expect(told).toEqual([
+    ['b red', false],
+    ['b red', true],
+  ])
+  store.close()
+})
+
 function attempt(
   registry: ReturnType<typeof createRegistry>,
   change: { readonly act: string; readonly owner: string; readonly name: string; readonly services: string[] },

@@ -1,6 +1,8 @@
 import { chmod, chown, lstat, open, readdir, readFile, readlink, realpath, rename, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { NsmError } from '../../base/errors.ts'
+import { syncDir } from '../../base/files.ts'
+import { isAlive } from '../../base/is-alive.ts'
 
 /** What is at a path, in full: enough to put it back byte for byte. */
 export type FileObject =
@@ -45,17 +47,12 @@ function temporaryOf(path: string): string {
 export async function removeTemporaries(path: string): Promise<void> {
   const start = `${basename(path)}.nsm-`
   const names = await readdir(dirname(path)).catch(() => [])
-  const left = names.filter((name) => name.startsWith(start) && !isAlive(name.slice(start.length)))
+  const left = names.filter((name) => name.startsWith(start) && isLeft(name.slice(start.length)))
   for (const name of left) await rm(join(dirname(path), name), { force: true })
 }
 
-function isAlive(pid: string): boolean {
-  if (!/^\d{1,9}$/.test(pid)) return true
-  try {
-    return process.kill(Number(pid), 0)
-  } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM'
-  }
+function isLeft(pid: string): boolean {
+  return /^\d{1,9}$/.test(pid) && !isAlive(Number(pid))
 }
 
 /** Replaces the object at the path by a new one: beside it, synced, then renamed over it. */
@@ -113,15 +110,6 @@ async function writeWhole(path: string, object: FileObject & { readonly kind: 'f
   await chmod(path, object.mode)
   const isRoot = process.getuid?.() === 0
   if (isRoot) await chown(path, object.uid, object.gid)
-}
-
-async function syncDir(path: string): Promise<void> {
-  const dir = await open(path, 'r')
-  try {
-    await dir.sync()
-  } finally {
-    await dir.close()
-  }
 }
 
 function ifAbsent(error: NodeJS.ErrnoException): undefined {

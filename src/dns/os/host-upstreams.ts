@@ -1,3 +1,4 @@
+import { isOwnAddress } from '../own-addresses.ts'
 import { contentOf } from './file-object.ts'
 import { parseResolvConf, type ResolvConf } from './resolv-conf.ts'
 import type { HostUpstream } from './system-dns.ts'
@@ -5,8 +6,6 @@ import type { HostUpstream } from './system-dns.ts'
 /** Where systemd-resolved lists the resolvers behind its stub. */
 export const resolvedUpstreams = '/run/systemd/resolve/resolv.conf'
 const resolvedStubs = ['127.0.0.53', '127.0.0.54']
-/** Addresses this resolver listens on: found in an old file they lead nowhere. */
-const ownAddresses = /^127\.0\.0\.5[5-9]$/
 
 /** The host's own resolvers and search domains; without a file there are none. Behind a stub that may come to ask us is looked. */
 export async function readUpstreams(
@@ -27,11 +26,6 @@ export function namesOnlyStub({ nameservers }: ResolvConf): boolean {
 /** True for an address of systemd-resolved's stub. */
 export function isStub(address: string): boolean {
   return resolvedStubs.includes(address)
-}
-
-/** True for an address that nsm listens on. */
-export function isOwnAddress(address: string): boolean {
-  return ownAddresses.test(address)
 }
 
 /** Nameservers of a file as resolvers, ours not among them. */

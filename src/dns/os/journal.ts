@@ -1,6 +1,6 @@
 import { readFile, rm } from 'node:fs/promises'
 import { readPrivateFile, writeFileAtomic } from '../../base/files.ts'
-import { isJsonObject, isTexts, type JsonObject } from '../../base/json.ts'
+import { isJsonObject, isTexts, type JsonObject, readJsonObject } from '../../base/json.ts'
 import type { FileObject } from './file-object.ts'
 
 /** What must be known to take a change of the system's resolver back after a crash. Written and synced before the change. */
@@ -54,12 +54,8 @@ export async function writeJournal(path: string, journal: Journal): Promise<void
 export async function readJournal(path: string): Promise<Journal | 'broken' | undefined> {
   const text = await readPrivateFile(path)
   if (text === undefined) return undefined
-  try {
-    const parsed: unknown = JSON.parse(text)
-    return isJournal(parsed) ? parsed : 'broken'
-  } catch {
-    return 'broken'
-  }
+  const parsed: unknown = readJsonObject(text)
+  return isJournal(parsed) ? parsed : 'broken'
 }
 
 /** Removes the journal: nothing is left to take back. */

@@ -1,6 +1,6 @@
 import { NsmError } from '../../base/errors.ts'
 import { isTaken } from '../listener.ts'
-import { isOwnAddress } from './host-upstreams.ts'
+import { isOwnAddress } from '../own-addresses.ts'
 import type { ResolvConf } from './resolv-conf.ts'
 import type { HostUpstream } from './system-dns.ts'
 

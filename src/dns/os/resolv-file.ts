@@ -1,5 +1,6 @@
-import { NsmError } from '../../base/errors.ts'
+import { NsmError, systemCode } from '../../base/errors.ts'
 import type { Log } from '../../base/log.ts'
+import { isOwnAddress } from '../own-addresses.ts'
 import {
   captureFile,
   contentOf,
@@ -44,7 +45,7 @@ export async function writeResolvFile(
   } catch (error) {
     if (before) await writeJournal(journalPath, before)
     else await removeJournal(journalPath)
-    throw hasCode(error, noRight) ? notAllowed(path, error) : error
+    throw noRight.includes(systemCode(error) ?? '') ? notAllowed(path, error) : error
   }
 }
 
@@ -59,7 +60,7 @@ async function write(journal: FileJournal, text: string, journalPath: string): P
     await replaceFile(journal.path, fileOf(content))
     return journal
   } catch (error) {
-    if (!hasCode(error, cannotRename) || (await contentOf(journal.path)) === undefined) throw error
+    if (!cannotRename.includes(systemCode(error) ?? '') || (await contentOf(journal.path)) === undefined) throw error
     const inPlace = { ...journal, keepsInode: true, previous: await captureHost(journal.writtenPath) }
     await writeJournal(journalPath, inPlace)
     return write(inPlace, text, journalPath)
@@ -71,12 +72,15 @@ async function captureHost(path: string): Promise<FileObject> {
   const object = await captureFile(path)
   if (object.kind !== 'file') return object
   const text = Buffer.from(object.contentBase64, 'base64').toString('latin1')
-  if (!ownNameserver.test(text)) return object
-  const kept = text.split('\n').filter((line) => !ownNameserver.test(line) && !line.startsWith('# nsm:'))
+  const lines = text.split('\n')
+  if (!lines.some(namesOurs)) return object
+  const kept = lines.filter((line) => !namesOurs(line) && !line.startsWith('# nsm:'))
   return { ...object, contentBase64: Buffer.from(kept.join('\n'), 'latin1').toString('base64') }
 }
 
-const ownNameserver = /^\s*nameserver\s+127\.0\.0\.5[5-9]\s*$/m
+function namesOurs(line: string): boolean {
+  return isOwnAddress(/^\s*nameserver\s+(\S+)\s*$/.exec(line)?.[1] ?? '')
+}
 
 /** Takes a change back if the file still holds our bytes. */
 export async function restoreResolvFile(journal: FileJournal, log: Log): Promise<RestoreResult> {
@@ -131,10 +135,6 @@ function fileOf(content: Buffer): FileObject {
 
 const cannotRename = ['EBUSY', 'EXDEV', 'EROFS']
 const noRight = ['EACCES', 'EPERM', 'EROFS']
-
-function hasCode(error: unknown, codes: readonly string[]): boolean {
-  return error instanceof Error && 'code' in error && codes.includes(String(error.code))
-}
 
 function notAllowed(path: string, cause: unknown): NsmError {
   return new NsmError('PERMISSION', `no right to write ${path}`, 'run it as root, or connect with --dns off', { cause })

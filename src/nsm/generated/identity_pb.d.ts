@@ -239,6 +239,13 @@ export declare type WatchBundlesResponse = Message<"nsm.identity.v1.WatchBundles
    * @generated from field: map<string, bytes> bundles = 1;
    */
   bundles: { [key: string]: Uint8Array };
+
+  /**
+   * Trust domain to the keys of its JWT-SVIDs, a JWK set as JSON text; the whole set each time. Empty: the server signs none.
+   *
+   * @generated from field: map<string, bytes> jwt_bundles = 2;
+   */
+  jwtBundles: { [key: string]: Uint8Array };
 };
 
 /**
@@ -246,6 +253,55 @@ export declare type WatchBundlesResponse = Message<"nsm.identity.v1.WatchBundles
  * Use `create(WatchBundlesResponseSchema)` to create a new message.
  */
 export declare const WatchBundlesResponseSchema: GenMessage<WatchBundlesResponse>;
+
+/**
+ * @generated from message nsm.identity.v1.FetchJwtSvidRequest
+ */
+export declare type FetchJwtSvidRequest = Message<"nsm.identity.v1.FetchJwtSvidRequest"> & {
+  /**
+   * @generated from field: repeated string audience = 1;
+   */
+  audience: string[];
+};
+
+/**
+ * Describes the message nsm.identity.v1.FetchJwtSvidRequest.
+ * Use `create(FetchJwtSvidRequestSchema)` to create a new message.
+ */
+export declare const FetchJwtSvidRequestSchema: GenMessage<FetchJwtSvidRequest>;
+
+/**
+ * @generated from message nsm.identity.v1.FetchJwtSvidResponse
+ */
+export declare type FetchJwtSvidResponse = Message<"nsm.identity.v1.FetchJwtSvidResponse"> & {
+  /**
+   * @generated from field: string spiffe_id = 1;
+   */
+  spiffeId: string;
+
+  /**
+   * A signed token in compact form.
+   *
+   * @generated from field: string svid = 2;
+   */
+  svid: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp issued = 3;
+   */
+  issued?: Timestamp | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp expires = 4;
+   */
+  expires?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message nsm.identity.v1.FetchJwtSvidResponse.
+ * Use `create(FetchJwtSvidResponseSchema)` to create a new message.
+ */
+export declare const FetchJwtSvidResponseSchema: GenMessage<FetchJwtSvidResponse>;
 
 /**
  * @generated from service nsm.identity.v1.IdentityService
@@ -284,6 +340,16 @@ export declare const IdentityService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchBundlesRequestSchema;
     output: typeof WatchBundlesResponseSchema;
+  },
+  /**
+   * A JWT-SVID for the SPIFFE ID of the caller's certificate.
+   *
+   * @generated from rpc nsm.identity.v1.IdentityService.FetchJwtSvid
+   */
+  fetchJwtSvid: {
+    methodKind: "unary";
+    input: typeof FetchJwtSvidRequestSchema;
+    output: typeof FetchJwtSvidResponseSchema;
   },
 }>;
 

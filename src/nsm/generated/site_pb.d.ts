@@ -8,7 +8,7 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import type { ExchangeResponseSchema } from "./identity_pb.js";
+import type { ExchangeResponseSchema, FetchJwtSvidResponseSchema } from "./identity_pb.js";
 
 /**
  * Describes the file site.proto.
@@ -161,6 +161,34 @@ export declare type RenewMemberRequest = Message<"nsm.site.v1.RenewMemberRequest
 export declare const RenewMemberRequestSchema: GenMessage<RenewMemberRequest>;
 
 /**
+ * @generated from message nsm.site.v1.FetchMemberJwtSvidRequest
+ */
+export declare type FetchMemberJwtSvidRequest = Message<"nsm.site.v1.FetchMemberJwtSvidRequest"> & {
+  /**
+   * @generated from field: repeated string audience = 1;
+   */
+  audience: string[];
+
+  /**
+   * As in RenewMemberRequest.
+   *
+   * @generated from field: bytes chain = 2;
+   */
+  chain: Uint8Array;
+
+  /**
+   * @generated from field: string token = 3;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message nsm.site.v1.FetchMemberJwtSvidRequest.
+ * Use `create(FetchMemberJwtSvidRequestSchema)` to create a new message.
+ */
+export declare const FetchMemberJwtSvidRequestSchema: GenMessage<FetchMemberJwtSvidRequest>;
+
+/**
  * @generated from service nsm.site.v1.SiteService
  */
 export declare const SiteService: GenService<{
@@ -193,6 +221,16 @@ export declare const SiteService: GenService<{
     methodKind: "unary";
     input: typeof RenewMemberRequestSchema;
     output: typeof ExchangeResponseSchema;
+  },
+  /**
+   * A JWT-SVID for a member that asked the calling site; the proof is the same.
+   *
+   * @generated from rpc nsm.site.v1.SiteService.FetchMemberJwtSvid
+   */
+  fetchMemberJwtSvid: {
+    methodKind: "unary";
+    input: typeof FetchMemberJwtSvidRequestSchema;
+    output: typeof FetchJwtSvidResponseSchema;
   },
   /**
    * The policy of the network, at once and after each change.

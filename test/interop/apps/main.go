@@ -24,7 +24,7 @@ import (
 )
 
 // callTimeout is for one whole call, the way to the Workload API included.
-const callTimeout = 20 * time.Second
+const callTimeout = 60 * time.Second
 
 var roles = map[string]func(context.Context, *options) error{
 	"server": server, "client": client, "https": https, "fetch": fetch, "watch": watch, "jwt": jwt,
@@ -204,7 +204,8 @@ func watch(ctx context.Context, o *options) error {
 	return nil
 }
 
-// jwt fetches a JWT-SVID and has it validated, by the agent and by its published keys.
+// jwt fetches a JWT-SVID and has it validated, by who gave it and by the published keys; then the same with a source, which
+// follows the keys by itself.
 func jwt(ctx context.Context, o *options) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -229,7 +230,22 @@ func jwt(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	return show(map[string]string{"fetched": token.ID.String(), "validated": validated.ID.String(), "verified": verified.ID.String()})
+	source, err := workloadapi.NewJWTSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = source.Close() }()
+	another, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: o.audience, ExtraAudiences: []string{"more"}})
+	if err != nil {
+		return err
+	}
+	followed, err := jwtsvid.ParseAndValidate(another.Marshal(), source, []string{"more"})
+	if err != nil {
+		return err
+	}
+	return show(map[string]string{
+		"fetched": token.ID.String(), "validated": validated.ID.String(), "verified": verified.ID.String(), "followed": followed.ID.String(),
+	})
 }
 
 func show(value any) error {

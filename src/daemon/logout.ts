@@ -1,0 +1,82 @@
+import { NsmError } from '../base/errors.ts'
+import { writeFileAtomic } from '../base/files.ts'
+import type { Settings } from '../base/settings.ts'
+import { loadEnrolment } from '../identity/enrolment-file.ts'
+import type { LogoutRequest, LogoutResult } from './login-protocol.ts'
+import type { Logins } from './logins.ts'
+import { enrolmentPath, lastDomainPath } from './paths.ts'
+import { forgetStored, readLastDomain, readLoginDomains } from './stored-identity.ts'
+
+/** An identity that rests on this machine. */
+interface Stored {
+  readonly trustDomain: string
+  /** Where a person logged in for it. */
+  readonly issuer: string | undefined
+  readonly spiffeId: string | undefined
+}
+
+/** Where identities and logins rest. */
+interface Place {
+  readonly settings: Settings
+  readonly logins: Logins
+}
+
+/**
+ * Forgets the identities that are meant, with their keys, and takes their logins back at their issuers. When one other remains,
+ * it is the one that is used from then on. Throws `USAGE` when several could be meant, `NOT_FOUND` for a name of none.
+ */
+export async function logOut(place: Place, request: LogoutRequest): Promise<LogoutResult> {
+  const { settings, logins } = place
+  const stored = await storedIdentities(place)
+  const chosen = chooseStored(stored, request)
+  const warnings: string[] = []
+  for (const { trustDomain } of chosen) warnings.push(...(await logins.of(trustDomain).forget()))
+  const last = await readLastDomain(settings)
+  await forgetStored(
+    settings,
+    chosen.map(({ trustDomain }) => trustDomain),
+  )
+  const [next, ...others] = stored.filter((one) => !chosen.includes(one))
+  const isLastGone = chosen.some(({ trustDomain }) => trustDomain === last)
+  if (isLastGone && next && others.length === 0) {
+    await writeFileAtomic(lastDomainPath(settings), `${next.trustDomain}\n`)
+    warnings.push(`from now on this machine is ${nameOf(next)}`)
+  }
+  return { apiVersion: 'nsm/logout/v1', forgotten: chosen.map(nameOf), ...(warnings.length > 0 && { warnings }) }
+}
+
+async function storedIdentities({ settings, logins }: Place): Promise<readonly Stored[]> {
+  const last = await readLastDomain(settings)
+  const domains = new Set([...(last === undefined ? [] : [last]), ...(await readLoginDomains(settings))])
+  const stored: Stored[] = []
+  for (const trustDomain of domains) {
+    const record = await logins.of(trustDomain).find()
+    // One that cannot be read is forgotten too.
+    const enrolment = await loadEnrolment(enrolmentPath(settings, trustDomain)).catch(() => undefined)
+    stored.push({ trustDomain, issuer: record?.issuer, spiffeId: enrolment?.state.svid.spiffeId ?? record?.account })
+  }
+  return stored
+}
+
+function chooseStored(stored: readonly Stored[], { whose, all }: LogoutRequest): readonly Stored[] {
+  if (all) return stored
+  const known = stored.map(({ trustDomain, issuer }) => (issuer ? `${trustDomain} (${issuer})` : trustDomain))
+  if (whose === undefined) {
+    if (stored.length <= 1) return stored
+    const next = 'name one, nsm logout NAME, or forget all: nsm logout --all'
+    throw new NsmError('USAGE', `this machine has more than one identity: ${known.join(', ')}`, next)
+  }
+  const chosen = stored.filter(({ trustDomain, issuer }) => trustDomain === whose || isSameUrl(issuer, whose))
+  if (chosen.length > 0) return chosen
+  const next = known.length > 0 ? `this machine has: ${known.join(', ')}` : 'nobody is logged in on this machine'
+  throw new NsmError('NOT_FOUND', `this machine has no identity of ${whose.slice(0, 200)}`, next)
+}
+
+/** Issuers are written with and without a slash at the end. */
+function isSameUrl(issuer: string | undefined, text: string): boolean {
+  return issuer?.replace(/\/$/, '') === text.replace(/\/$/, '')
+}
+
+function nameOf({ spiffeId, trustDomain }: Stored): string {
+  return spiffeId ?? trustDomain
+}
