@@ -39,9 +39,6 @@ export interface Hub {
   close(): Promise<void>
 }
 
-/** [RFC 8200 5] Of the hub's own packets: what every link carries. */
-const ownMtuBytes = 1_280
-
 /** Opens a hub; throws `CONFLICT` when the UDP port is taken. */
 export async function openHub(config: HubConfig, signal?: AbortSignal): Promise<Hub> {
   const { openUdp } = await loadPlatform()
@@ -55,7 +52,7 @@ export async function openHub(config: HubConfig, signal?: AbortSignal): Promise<
     },
   )
   const { control } = worker
-  const net = createNetstack({ control, mtuBytes: ownMtuBytes, clock: systemClock })
+  const net = createNetstack({ control, addresses: config.gateways, clock: systemClock })
   const setGateways = async (gateways: readonly string[]) =>
     void (await control.ask({ kind: 'setGateways', gateways, localUdpPorts }))
   let open = true

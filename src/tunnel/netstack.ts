@@ -16,7 +16,10 @@ export interface Netstack {
   listen(port: number, onConnection: (stream: TcpStream) => void): Promise<StackListener>
   /** A socket for datagrams; port 0 = any free one. `CONFLICT` when the port is taken or there are too many sockets. */
   openUdp(port: number, onDatagram: (payload: Uint8Array, from: SocketAddress) => void): Promise<StackUdp>
-  /** Sends an echo request and gives the milliseconds until its answer; waits as long as the signal says. */
+  /**
+   * Sends an echo request and gives the milliseconds until its answer; waits as long as the signal says. `UNREACHABLE` without
+   * an own address of the family.
+   */
   ping(address: string, signal: AbortSignal): Promise<number>
 }
 
@@ -29,20 +32,24 @@ export interface StackListener {
 /** An open socket for datagrams. */
 export interface StackUdp {
   readonly port: number
-  /** Lost on the way like any datagram; throws `USAGE` for one that does not fit into a packet of the tunnel. */
+  /**
+   * Lost on the way like any datagram; one that is larger than the tunnel's packets goes in parts. Throws `USAGE` for more than
+   * a datagram can hold, `UNREACHABLE` without an own address of the family.
+   */
   send(payload: Uint8Array, to: SocketAddress): void
   close(): void
 }
 
 /** Ours: as browsers have it, some; a handshake that was lost is repeated after 1, 3 and 7 s. */
 const connectTimeoutMs = 15_000
-/** [RFC 791] [RFC 8200] [RFC 768] IP and UDP headers. */
-const udpOverheadBytes = { 4: 28, 6: 48 } as const
+/** [RFC 768] What an IPv4 packet has room for; the same in IPv6. */
+const datagramMaxBytes = 65_507
 
 /** What a netstack is made from. */
 export interface NetstackParts {
   readonly control: Pick<WorkerControl, 'ask' | 'tell' | 'over' | 'onStack'>
-  readonly mtuBytes: number
+  /** Own addresses. */
+  readonly addresses: readonly string[]
   readonly clock: Clock
 }
 
@@ -72,7 +79,7 @@ class ThreadNetstack implements Netstack {
 
   async connect(to: SocketAddress, signal?: AbortSignal): Promise<TcpStream> {
     signal?.throwIfAborted()
-    checkAddress(to)
+    this.#checkTarget(to)
     const socket = this.#number()
     const stream = this.#stream(socket, to, 0)
     const opened = Promise.withResolvers<void>()
@@ -116,11 +123,10 @@ class ThreadNetstack implements Netstack {
     return {
       port: socket.port,
       send: (payload, to) => {
-        checkAddress(to)
-        const most = this.#parts.mtuBytes - udpOverheadBytes[to.address.includes(':') ? 6 : 4]
-        if (payload.length > most) {
-          const text = `a datagram of ${payload.length} bytes does not fit into the tunnel`
-          throw new NsmError('USAGE', text, `send at most ${most}`)
+        this.#checkTarget(to)
+        if (payload.length > datagramMaxBytes) {
+          const text = `${payload.length} bytes are too many for a datagram`
+          throw new NsmError('USAGE', text, `send at most ${datagramMaxBytes}`)
         }
         socket.send(payload, to)
       },
@@ -131,6 +137,8 @@ class ThreadNetstack implements Netstack {
   async ping(address: string, signal: AbortSignal): Promise<number> {
     signal.throwIfAborted()
     const { clock } = this.#parts
+    const to = { address, port: 1 }
+    this.#checkTarget(to)
     const wanted = formatAddress(parseAddress(address))
     const answered = Promise.withResolvers<void>()
     const onAbort = () => answered.reject(signal.reason)
@@ -142,7 +150,7 @@ class ThreadNetstack implements Netstack {
       signal.throwIfAborted()
       const startedMs = clock.monotonicMs()
       socket.onFailure(answered.reject)
-      socket.send(new Uint8Array(echoBytes), { address, port: 1 })
+      socket.send(new Uint8Array(echoBytes), to)
       await answered.promise
       return clock.monotonicMs() - startedMs
     } finally {
@@ -209,6 +217,15 @@ class ThreadNetstack implements Netstack {
     return stream
   }
 
+  /** Throws `USAGE` for what is no address or no port, as the other thread trusts what it is given, and `UNREACHABLE`. */
+  #checkTarget({ address, port }: SocketAddress): void {
+    const { family } = parseAddress(address)
+    checkPort(port)
+    if (this.#parts.addresses.some((own) => own.includes(':') === (family === 6))) return
+    const text = `${address} cannot be reached: the tunnel has no IPv${family} address`
+    throw new NsmError('UNREACHABLE', text, `give the tunnel an IPv${family} address`)
+  }
+
   #number(): number {
     if (this.#over) throw this.#over
     return this.#next++
@@ -221,12 +238,6 @@ class ThreadNetstack implements Netstack {
 
 /** Ours: as ping(8) sends. */
 const echoBytes = 56
-
-/** Throws `USAGE` for what is no address or no port: the other thread trusts what it is given. */
-function checkAddress({ address, port }: SocketAddress): void {
-  parseAddress(address)
-  checkPort(port)
-}
 
 function checkPort(port: number): void {
   if (Number.isInteger(port) && port > 0 && port <= portMax) return

@@ -35,7 +35,7 @@ export async function openRootlessTunnel(config: RootlessConfig, signal?: AbortS
     isOpen = false
   }
   const tunnel: RootlessTunnel = {
-    net: createNetstack({ control, mtuBytes, clock: systemClock }),
+    net: createNetstack({ control, addresses: config.addresses, clock: systemClock }),
     listenPort: udp.port,
     failed: control.failed,
     setPeer: async (peer) => void (await control.ask({ kind: 'setPeer', peer })),

@@ -119,7 +119,7 @@ export class TcpStream extends Duplex {
       return new NsmError(
         'UNREACHABLE',
         `no connection to ${at} is possible from this tunnel`,
-        'close others, or give the tunnel an address of that family',
+        'close others, or check the address',
       )
     }
     const what = why === 'reset' ? 'refuses connections' : 'does not answer'

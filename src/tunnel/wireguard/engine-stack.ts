@@ -2,7 +2,7 @@ import { addressBytes, addressFromBytes, formatAddress, parseAddress } from '../
 import { controlAt, type EngineParts } from './engine-layout.ts'
 import { readSockaddr, type SocketAddress } from './sockaddr.ts'
 
-/** What a socket can do more than before, or what became of it; the same bits in wasm/engine/src/stack_socket.rs. */
+/** What a socket can do more than before, or what became of it; the same bits in wasm/engine/src/stack_entry.rs. */
 export const socketNews = {
   connected: 1,
   readable: 2,
@@ -85,7 +85,7 @@ export function createStack(
       const bytes = then(exports.stack_receive(socket, Math.min(most, stackBytesMax), moment(nowMs)))
       return u8.slice(bytesAt, bytesAt + bytes)
     },
-    /** False when the datagram does not fit into a packet or the socket's buffer. An echo request's port is its number. */
+    /** False without an own address of the family or room for the datagram in the socket's buffer. An echo request's port is its number. */
     sendTo(socket: number, { address, port, bytes }: Datagram, nowMs: number) {
       if (bytes.length > stackBytesMax) return false
       target(address, port)

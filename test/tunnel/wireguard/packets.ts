@@ -8,13 +8,16 @@ export interface PacketPlan {
   readonly hops?: number
   readonly sequence?: number
   readonly flags?: number
+  /** Of what the other end sent. */
+  readonly acknowledged?: number
+  readonly window?: number
   readonly fromPort?: number
   readonly toPort?: number
   readonly options?: Uint8Array
 }
 
 /** Flags of a TCP header. */
-export const tcpFlags = { fin: 1, syn: 2, psh: 8, ack: 16 } as const
+export const tcpFlags = { fin: 1, syn: 2, rst: 4, psh: 8, ack: 16 } as const
 
 const protocols = { tcp: 6, udp: 17, icmp: 1, icmp6: 58 } as const
 
@@ -35,10 +38,10 @@ export function tcpPacket(plan: PacketPlan): Buffer {
   header.writeUInt16BE(plan.fromPort ?? 40_000, 0)
   header.writeUInt16BE(plan.toPort ?? 80, 2)
   header.writeUInt32BE(plan.sequence ?? 1, 4)
-  header.writeUInt32BE(77, 8)
+  header.writeUInt32BE(plan.acknowledged ?? 77, 8)
   header[12] = (header.length / 4) << 4
   header[13] = plan.flags ?? tcpFlags.ack
-  header.writeUInt16BE(500, 14)
+  header.writeUInt16BE(plan.window ?? 500, 14)
   header.set(options, 20)
   return ipPacket(plan, protocols.tcp, Buffer.concat([header, plan.payload ?? new Uint8Array(0)]), 16)
 }
@@ -61,6 +64,38 @@ export function echoRequest(plan: PacketPlan): Buffer {
     plan.payload ?? new Uint8Array(0),
   ])
   return ipPacket(plan, v6 ? protocols.icmp6 : protocols.icmp, body, 2)
+}
+
+/** A packet in parts of so many bytes behind the header, as a router or its sender would split it; the length is theirs. */
+export function partsOf(packet: Buffer, partBytes: number, id = 7): Buffer[] {
+  const v6 = (packet[0] ?? 0) >> 4 === 6
+  const header = packet.subarray(0, v6 ? 40 : 20)
+  const body = packet.subarray(header.length)
+  return Array.from({ length: Math.ceil(body.length / partBytes) }, (_, i) => {
+    const at = i * partBytes
+    const more = at + partBytes < body.length
+    return partOf(header, { id, at, more, bytes: body.subarray(at, at + partBytes) })
+  })
+}
+
+/** One part of a packet with this header. */
+export function partOf(
+  header: Buffer,
+  { id, at, more, bytes }: { id: number; at: number; more: boolean; bytes: Buffer },
+): Buffer {
+  const own = Buffer.from(header)
+  if ((own[0] ?? 0) >> 4 === 6) {
+    const extension = Buffer.from([own[6] ?? 0, 0, at >> 8, (at & 0xf8) | Number(more), 0, 0, id >> 8, id & 0xff])
+    own[6] = 44
+    own.writeUInt16BE(extension.length + bytes.length, 4)
+    return Buffer.concat([own, extension, bytes])
+  }
+  own.writeUInt16BE(own.length + bytes.length, 2)
+  own.writeUInt16BE(id, 4)
+  own.writeUInt16BE((at >> 3) | (more ? 0x2000 : 0), 6)
+  own.writeUInt16BE(0, 10)
+  own.writeUInt16BE(internetChecksum(own), 10)
+  return Buffer.concat([own, bytes])
 }
 
 /** A packet of any protocol; `checksumAt` is where the checksum lies in `body`. */

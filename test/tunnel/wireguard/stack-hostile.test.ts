@@ -1,31 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { echoRequest, ipPacket, plainRead, tcpFlags, tcpPacket, udpPacket } from './packets.ts'
-import { hasHeard, stackStar } from './stack-rig.ts'
-import { carry, collect, createNode, deviceReads, inner, join, tickAll } from './wire.ts'
+import { echoRequest, ipPacket, tcpFlags, tcpPacket, udpPacket } from './packets.ts'
+import { hasHeard, openVictim, stackStar } from './stack-rig.ts'
+import { collect, join, tickAll } from './wire.ts'
 
 /* A member with a device of its own sends whatever it likes, under a good session. */
-
-/** A hub whose gateway listens, or a tunnel without a device that does, and a member that can send it anything. */
-function victim(kind: 'hub' | 'netstack') {
-  const target = createNode(kind, '192.0.2.100', { mtuBytes: 1_420 })
-  target.engine.setGateways(['10.7.0.1', 'fd07::1'], [])
-  target.engine.stack.listenTcp(53, true)
-  const attacker = createNode('member', '192.0.2.2')
-  attacker.engine.setMerging({ tcp: false, udp: false })
-  join(target, { publicKey: attacker.publicKey, allowedPrefixes: ['10.7.0.0/24', 'fd07::/64'] })
-  join(attacker, { publicKey: target.publicKey, endpoint: target.at, allowedPrefixes: ['10.7.0.0/16', 'fd07::/64'] })
-  attacker.engine.handshake(0, 1)
-  const both = [target, attacker]
-  carry(both, attacker, collect(attacker, 1), 1)
-  const send = (packets: readonly Uint8Array[], nowMs: number) => {
-    for (let i = 0; i < packets.length; i += 32) {
-      carry(both, attacker, deviceReads(attacker, packets.slice(i, i + 32).map(plainRead), nowMs), nowMs)
-    }
-    return attacker.writes.splice(0).map(inner)
-  }
-  return { target, both, send }
-}
 
 const v4 = { from: '10.7.0.2', to: '10.7.0.1' }
 const v6 = { from: 'fd07::2', to: 'fd07::1' }
@@ -34,7 +13,7 @@ const isSynAck = (packet: Buffer) => packet[9] === 6 && packet[33] === (tcpFlags
 
 describe('a flood of SYNs from one member', () => {
   test('takes eight places of the hub and no more, until they are given up', () => {
-    const { target, send } = victim('hub')
+    const { target, send } = openVictim('hub')
     const flood = Array.from({ length: 5_000 }, (_, i) => syn(1_024 + i))
     expect(send(flood, 2).filter(isSynAck)).toHaveLength(8)
     expect(target.engine.counters()['connectionsLimited']).toBe(5_000 - 8)
@@ -64,7 +43,7 @@ test.each([
   ['a wrong checksum', 'badPacket', (packet: Buffer) => void packet.writeUInt8((packet[36] ?? 0) ^ 1, 36)],
   ['a fragment', 'notServed', (packet: Buffer) => void packet.writeUInt16BE(0x2000, 6)],
 ])('a SYN with %s is dropped', (_name, counter, change) => {
-  const { target, send } = victim('hub')
+  const { target, send } = openVictim('hub')
   const packet = syn(2_000)
   change(packet)
   expect(send([packet], 2)).toEqual([])
@@ -72,14 +51,14 @@ test.each([
 })
 
 test('a header that ends before it is complete is dropped', () => {
-  const { target, send } = victim('netstack')
+  const { target, send } = openVictim('netstack')
   const short = [0, 4, 8, 19].map((bytes) => ipPacket(v4, 6, Buffer.alloc(Math.max(bytes, 2)), 0))
   expect(send(short, 2)).toEqual([])
   expect(target.engine.counters()['badPacket']).toBe(short.length)
 })
 
 test('headers that extend IPv6 are not followed into the stack', () => {
-  const { target, send } = victim('netstack')
+  const { target, send } = openVictim('netstack')
   const inside = syn(2_000, v6)
   const extended = Buffer.concat([inside.subarray(0, 40), Buffer.from([6, 0, 1, 4, 0, 0, 0, 0]), inside.subarray(40)])
   for (const next of [0, 43, 60]) {
@@ -91,7 +70,7 @@ test('headers that extend IPv6 are not followed into the stack', () => {
 })
 
 test('sources that nobody has are not answered', () => {
-  const { target, send } = victim('netstack')
+  const { target, send } = openVictim('netstack')
   join(target, { publicKey: randomBytes(32), allowedPrefixes: [] })
   const packets = ['10.7.0.255', '10.7.0.0'].map((from) => udpPacket({ ...v4, from, toPort: 9 }))
   send(packets, 2)
@@ -100,7 +79,7 @@ test('sources that nobody has are not answered', () => {
 
 describe.each(['hub', 'netstack'] as const)('a %s', (kind) => {
   test('takes 20,000 segments and datagrams, right, nearly right and wrong, without failing, and works on', () => {
-    const { target, both, send } = victim(kind)
+    const { target, both, send } = openVictim(kind)
     for (let round = 0; round < 100; round++)
       send(
         Array.from({ length: 200 }, (_, i) => nearly(round * 200 + i)),

@@ -1,5 +1,6 @@
 import { socketNews, type WireGuardEngine } from '../../../src/tunnel/wireguard/engine.ts'
-import { createNode, fill, join, type Node, type Output, outputs } from './wire.ts'
+import { plainRead } from './packets.ts'
+import { createNode, fill, inner, join, type Node, type Output, outputs } from './wire.ts'
 
 /** A node whose sockets are watched. */
 export interface StackNode {
@@ -29,6 +30,7 @@ export class StackNet {
     const { engine, node } = from
     for (;;) {
       for (const run of outputs(engine, engine.sends, engine.result.sends)) this.#waiting.push({ from: node, run })
+      node.writes.push(...outputs(engine, engine.deviceWrites, engine.result.deviceWrites))
       for (const { socket, news } of engine.stack.socketEvents(engine.result.events)) {
         from.heard.set(socket, [...(from.heard.get(socket) ?? []), news])
       }
@@ -140,4 +142,31 @@ function openNet(nodes: readonly Node[], isStar = false) {
   const [a, b] = net.nodes
   if (!a || !b) throw new Error('two nodes')
   return { net, nodes: net.nodes, a, b }
+}
+
+/**
+ * A hub whose gateway 10.7.0.1 / fd07::1 listens at port 53, or a tunnel without a device that does, and a member 10.7.0.2 /
+ * fd07::2 that can send it anything: gives what comes back.
+ */
+export function openVictim(kind: 'hub' | 'netstack') {
+  const target = createNode(kind, '192.0.2.100', { mtuBytes: 1_420 })
+  target.engine.setGateways(['10.7.0.1', 'fd07::1'], [])
+  target.engine.stack.listenTcp(53, true)
+  const attacker = createNode('member', '192.0.2.2')
+  attacker.engine.setMerging({ tcp: false, udp: false })
+  join(target, { publicKey: attacker.publicKey, allowedPrefixes: ['10.7.0.0/24', 'fd07::/64'] })
+  join(attacker, { publicKey: target.publicKey, endpoint: target.at, allowedPrefixes: ['10.7.0.0/16', 'fd07::/64'] })
+  const { net, a, b } = openNet([target, attacker], true)
+  const received = () => attacker.writes.splice(0).map(inner)
+  const send = (packets: readonly Uint8Array[], nowMs = net.nowMs) => {
+    net.nowMs = nowMs
+    for (let i = 0; i < packets.length; i += 32) {
+      const reads = packets.slice(i, i + 32).map((packet) => ({ bytes: plainRead(packet) }))
+      attacker.engine.fromDevice(fill(attacker.engine, attacker.engine.deviceReads, reads), nowMs)
+      net.collect(b)
+      net.settle()
+    }
+    return received()
+  }
+  return { net, target, victim: a, both: [target, attacker], send, received }
 }

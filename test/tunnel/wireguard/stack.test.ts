@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { socketNews } from '../../../src/tunnel/wireguard/engine.ts'
-import { hasHeard, type StackNet, type StackNode, stackPair, stackStar } from './stack-rig.ts'
+import { hasHeard, openVictim, type StackNet, type StackNode, stackPair, stackStar } from './stack-rig.ts'
 import { join } from './wire.ts'
 
 const families = [
@@ -142,6 +142,17 @@ test('an end, a refusal and a silence are told apart', () => {
   ])
 })
 
+test('without an own address of the family, no connection is opened and nothing is sent', () => {
+  const { net, a } = stackPair()
+  a.engine.setGateways(['10.0.0.1'], [])
+  const to = { address: 'fd00::2', port: 80, bytes: Buffer.alloc(8) }
+  expect(a.stack.connectTcp(to, net.nowMs)).toBeUndefined()
+  for (const socket of [a.stack.openUdp(0), a.stack.openEcho()]) {
+    expect(a.stack.sendTo(socket ?? 0, to, net.nowMs)).toBe(false)
+    expect(a.stack.sendTo(socket ?? 0, { ...to, address: '10.0.0.2' }, net.nowMs)).toBe(true)
+  }
+})
+
 test('a connection that is over leaves its place, whoever ended it first', () => {
   const { net, a, b } = stackPair()
   b.stack.listenTcp(80, true)
@@ -163,6 +174,87 @@ test('a connection that is over leaves its place, whoever ended it first', () =>
   }
   // Its limit is 64 from one peer.
   expect(net.connect(a, b, '10.0.0.2', 80)).toHaveLength(2)
+})
+
+/** A question that ends, and an answer whose end comes in a packet of its own; both sockets are given back at once. */
+function converse(net: StackNet, [a, socket]: [StackNode, number], [b, other]: [StackNode, number]): string {
+  const say = (node: StackNode, own: number, text: string) => {
+    node.stack.sendTcp(own, Buffer.from(text), net.nowMs)
+    net.collect(node)
+    net.settle()
+    node.stack.endTcp(own, net.nowMs)
+    net.collect(node)
+    net.settle()
+  }
+  say(a, socket, 'question')
+  say(b, other, `answer to ${net.read(b, other)}`)
+  const answer = net.read(a, socket)
+  for (const [node, own] of [
+    [a, socket],
+    [b, other],
+  ] as const) {
+    node.stack.release(own, false, net.nowMs)
+    net.collect(node)
+    net.settle()
+  }
+  return String(answer)
+}
+
+test('the end of the other end is acknowledged at once, although the socket goes with it', () => {
+  const { net, a, b } = stackPair()
+  b.stack.listenTcp(80, true)
+  const [socket, other] = net.connect(a, b, '10.0.0.2', 80)
+  expect(converse(net, [a, socket], [b, other])).toBe('answer to question')
+  const late: unknown[] = []
+  net.fate = (run) => {
+    late.push(run)
+    return 'arrives'
+  }
+  net.pass(30_000)
+  // Nobody repeats what it said, and both places are free.
+  expect(late).toEqual([])
+})
+
+test('3,000 connections, twenty of them open at any time, open at once, whoever ends them and however', () => {
+  const { net, a, b } = stackPair()
+  b.stack.listenTcp(80, true)
+  const open: [number, number][] = []
+  for (let i = 0; i < 3_000; i++) {
+    open.push(net.connect(a, b, i % 2 === 0 ? '10.0.0.2' : 'fd00::2', 80))
+    const [socket, other] = open[20] ? (open.shift() ?? []) : []
+    if (socket === undefined || other === undefined) continue
+    const [first, second] = [[a, socket] as const, [b, other] as const]
+    if (i % 3 === 0) expect(converse(net, [...first], [...second])).toBe('answer to question')
+    else if (i % 3 === 1) expect(converse(net, [...second], [...first])).toBe('answer to question')
+    else {
+      a.stack.release(socket, true, net.nowMs)
+      net.collect(a)
+      net.settle()
+      b.stack.release(other, false, net.nowMs)
+      net.collect(b)
+      net.settle()
+    }
+    a.heard.delete(socket)
+    b.heard.delete(other)
+  }
+  // No time passed: no packet was repeated.
+  expect(net.nowMs).toBe(1)
+  expect(b.engine.counters()['connectionsLimited']).toBe(0)
+})
+
+test('own ports do not come again soon, so that no connection looks like one that the other end still knows', () => {
+  const { target, victim, net, received } = openVictim('netstack')
+  const ports = Array.from({ length: 200 }, () => {
+    const socket = target.engine.stack.connectTcp({ address: '10.7.0.2', port: 80 }, net.nowMs) ?? 0
+    net.collect(victim)
+    net.settle()
+    target.engine.stack.release(socket, true, net.nowMs)
+    net.collect(victim)
+    net.settle()
+    return received()[0]?.readUInt16BE(20)
+  })
+  expect(new Set(ports).size).toBe(200)
+  expect(Math.min(...ports.map((port) => port ?? 0))).toBeGreaterThanOrEqual(49_152)
 })
 
 test('a connection that only the other end keeps is given up after a minute', () => {

@@ -9,7 +9,7 @@ use boringtun::noise::TunnResult;
 const INITIATION: u8 = 1;
 const TRANSPORT: u8 = 4;
 /// Inner packets are padded to a multiple of this, so that their lengths tell less [WG 5.4.6].
-const PADDING: usize = 16;
+pub const PADDING: usize = 16;
 
 impl Device {
     /// Seals one inner packet for a peer, padded to `most` bytes at most; without a session it is staged and a handshake

@@ -23,7 +23,7 @@ const FLAG_CWR: u8 = 128;
 /// Ours: IP and transport headers of a super-packet; 40 + 60 with room for extension headers.
 const HEADERS_MAX: usize = 160;
 /// WireGuard's header and tag.
-const OVERHEAD: usize = 32;
+pub const OVERHEAD: usize = 32;
 /// A run holds at least this many bytes unless its datagrams are larger.
 const RUN_BYTES: usize = 65_000;
 /// Ours: a super-packet that leaves as one run of 44 segments of the usual size.

@@ -9,8 +9,9 @@ use crate::counters::Counter;
 use crate::device::{Device, Kind};
 use crate::ip::{Address, Ip, ICMP, ICMP6, TCP, UDP};
 use crate::memory::{Descriptor, Descriptors};
+use crate::reassembly::{Added, Reassembly};
 use crate::stack_link::Link;
-use crate::stack_socket::{Entry, Protocol, State};
+use crate::stack_entry::{Entry, Protocol, State, HALF_OPEN};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::socket::tcp;
@@ -53,6 +54,9 @@ pub struct Stack {
     pub sockets: SocketSet<'static>,
     pub entries: Vec<Entry>,
     pub listening: Vec<u16>,
+    /// Of the connection that the host opened last.
+    pub last_port: u16,
+    parts: Reassembly,
     pub limits: Limits,
     /// What the host is told after this call.
     pub events: Descriptors,
@@ -73,6 +77,8 @@ impl Stack {
             sockets: SocketSet::new(Vec::new()),
             entries: Vec::new(),
             listening: Vec::new(),
+            last_port: random() as u16,
+            parts: Reassembly::new(),
             limits,
             events: Descriptors::new(limits.sockets),
             event_count: 0,
@@ -114,6 +120,7 @@ impl Stack {
         for entry in self.entries.iter().filter(|entry| entry.peer == peer) {
             self.sockets.get_mut::<tcp::Socket>(entry.handle).abort();
         }
+        self.parts.forget_peer(peer);
         self.touched = true;
     }
 
@@ -134,8 +141,23 @@ impl Stack {
         if flags & FLAG_RST != 0 {
             self.note_reset();
         }
-        if flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN {
+        if flags & FLAG_RST != 0 || flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN {
             self.forget_idle();
+        }
+    }
+
+    /// A part of a packet; with the last one the whole is worked through.
+    #[cold]
+    #[inline(never)]
+    fn receive_part(&mut self, device: &mut Device, peer: u32, packet: &[u8], ip: &Ip) {
+        match self.parts.add(peer, packet, ip, device.clock.now_ms) {
+            Added::Kept => {}
+            Added::Wrong => device.counters.add(Counter::BadPacket),
+            Added::Whole(whole) => {
+                if let Some(ip) = Ip::parse(&whole) {
+                    self.receive(device, peer, &whole, &ip);
+                }
+            }
         }
     }
 
@@ -167,11 +189,13 @@ impl Stack {
         }
         let of_peer = self.entries.iter().filter(|entry| entry.peer == peer);
         let (all, half) = of_peer.fold((0, 0), |(all, half), entry| (all + 1, half + usize::from(entry.is_half_open())));
-        if all >= self.limits.of_peer || half >= self.limits.half_open || !self.has_room() {
+        // No more than are left for others: however many peers take all they can, one that has none gets its first.
+        let most = self.limits.of_peer.min(self.limits.sockets - self.entries.len());
+        if all >= most || half >= self.limits.half_open {
             return false;
         }
         let mut socket = self.new_tcp();
-        socket.set_timeout(Some(crate::stack_socket::HALF_OPEN));
+        socket.set_timeout(Some(HALF_OPEN));
         let _ = socket.listen(IpListenEndpoint { addr: Some(local.addr), port: local.port });
         let id = self.add(socket, Protocol::Tcp, peer);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
@@ -196,7 +220,7 @@ impl Stack {
         }
     }
 
-    /// Sockets that listen still: their SYN was none.
+    /// Sockets that listen still, or again: their SYN was none, or was taken back.
     fn forget_idle(&mut self) {
         let Stack { entries, sockets, .. } = self;
         entries.retain(|entry| {
@@ -295,10 +319,13 @@ impl Device {
     #[inline(never)]
     pub fn to_stack(&mut self, peer: u32, ip: Ip, packet: &[u8]) {
         let served = self.gateway.addresses.contains(&ip.destination(packet)) && !ip.source(packet).forbidden();
-        if ip.fragment || !served {
+        if !served {
             return self.counters.add(Counter::NotServed);
         }
-        self.with_stack(|stack, device| stack.receive(device, peer, packet, &ip));
+        self.with_stack(|stack, device| match ip.fragment {
+            false => stack.receive(device, peer, packet, &ip),
+            true => stack.receive_part(device, peer, packet, &ip),
+        });
     }
 
     /// Lets the stack go on; false when the outputs are full first.

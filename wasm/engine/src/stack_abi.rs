@@ -4,10 +4,13 @@
 use crate::abi::{addresses, call, device};
 use crate::device::Device;
 use crate::ip::Address;
+use crate::memory::PACKET_MAX;
 use crate::stack::{from_ip, Stack};
 
 const PORT_AT: usize = 20;
 const BYTES_AT: usize = 64;
+/// [RFC 768] What an IPv4 packet has room for; the same in IPv6.
+const DATAGRAM_MAX: usize = PACKET_MAX - 28;
 const REFUSED: i32 = -1;
 
 fn act<Result>(refused: Result, now_ms: f64, act: impl FnOnce(&mut Stack, &mut Device) -> Result) -> Result {
@@ -88,10 +91,8 @@ pub extern "C" fn stack_receive(id: u32, most: u32, now_ms: f64) -> i32 {
 pub extern "C" fn stack_send_to(id: u32, bytes: u32, now_ms: f64) -> i32 {
     act(REFUSED, now_ms, |stack, device| {
         let to = target(device);
-        // smoltcp would drop it, as it splits no packet.
-        let headers = if to.0.v6 { 48 } else { 28 };
         let bytes = device.control.slice(BYTES_AT, bytes as usize);
-        let fits = bytes.len() + headers <= device.mtu;
+        let fits = bytes.len() <= DATAGRAM_MAX;
         let sent = fits && stack.send_to(id, &device.gateway.addresses, to, bytes);
         if sent {
             0

@@ -109,6 +109,9 @@ impl Device {
             let checksum = finish(sum(segment, pseudo(ip.addresses(head), TCP, segment.len())));
             segment[16..18].copy_from_slice(&checksum);
         }
+        if ip.total > self.mtu {
+            return self.split(to, &ip, packet);
+        }
         self.seal(to, packet, self.mtu);
     }
 }
