@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
-import type { ServerSession } from './http2/session.ts'
+import type { ServerSession } from './http2/server-session.ts'
 
 /* open --30 min, or three quarters of the life that the caller's certificate has left--> leaving (no new calls, please) --5 s--> closing (no new calls) --30 s--> closed
  * Every 2 min a ping, and without its answer after 20 s: closed.

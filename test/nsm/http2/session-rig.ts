@@ -1,7 +1,7 @@
 import { flags, frame, frameTypes, numberFrame, preface, settingsPayload } from '../../../src/nsm/http2/frames.ts'
 import { encodeHeaders } from '../../../src/nsm/http2/hpack.ts'
-import { ServerSession } from '../../../src/nsm/http2/session.ts'
-import type { ServerStream } from '../../../src/nsm/http2/stream.ts'
+import { ServerSession } from '../../../src/nsm/http2/server-session.ts'
+import type { ServerStream } from '../../../src/nsm/http2/server-stream.ts'
 import { readFrames } from './frame-tools.ts'
 
 /* Frames as a client writes them, and a session whose socket is the test. */
