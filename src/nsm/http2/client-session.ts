@@ -99,9 +99,10 @@ export class ClientSession extends Session<ClientStream> {
   }
 
   protected onPeerSettings(): void {
-    if (this.#isReady) return this.#io.onRoom()
+    const isFirst = !this.#isReady
     this.#isReady = true
-    this.#io.onReady()
+    if (isFirst) this.#io.onReady()
+    else this.#io.onRoom()
   }
 
   protected onStreamClosed(): void {
