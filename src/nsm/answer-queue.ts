@@ -1,5 +1,5 @@
 /** Ours: answers that wait for their reader; then the server is to wait too. */
-const waitingMaxBytes = 64 * 1024
+const waitingMaxBytes = 32 * 1024
 
 /** Messages of one stream between the connection and the loop that reads them, and what comes after the last one. */
 export class AnswerQueue<End> {

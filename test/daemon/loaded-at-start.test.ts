@@ -28,6 +28,10 @@ test.each([
   expect(loadedWith(module)).toEqual([])
 })
 
-test('a call loads it, so that the list above is true', () => {
-  expect(loadedWith('src/nsm/line.ts')).toEqual(expect.arrayContaining(['@grpc/grpc-js', 'http2']))
+test('neither does a call', () => {
+  expect(loadedWith('src/nsm/channel.ts')).toEqual([])
+})
+
+test('an HTTPS request loads it, so that the list above is true', () => {
+  expect(loadedWith('src/identity/https.ts')).toEqual(expect.arrayContaining(['http', 'https']))
 })

@@ -51,7 +51,7 @@ export class ClientSession extends Session<ClientStream> {
 
   /** Ends all streams and the connection. */
   close(): void {
-    for (const stream of [...this.streams.values()]) this.reset(stream, errorCodes.cancel)
+    for (const stream of [...this.streams.values()]) this.reset(stream, errorCodes.cancel, 'lost')
     this.fail(errorCodes.none)
   }
 
