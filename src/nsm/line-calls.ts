@@ -1,5 +1,5 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
 import { AnswerQueue } from './answer-queue.ts'
 import { type CallEnd, unreadableAnswer, unsent, wrongCount } from './call-end.ts'
@@ -45,7 +45,7 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
 ): Promise<Received<MessageShape<O>>> {
   const { method, settings } = call
   const timeoutMs = settings.timeoutMs ?? callTimeoutMs
-  const request = frameMessage(encode(method.input, call.request))
+  const request = framed(method.input, call.request)
   return new Promise((resolve, reject) => {
     if (settings.signal?.aborted) return reject(settings.signal.reason)
     let header: CallHeaders | undefined
@@ -86,6 +86,15 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
 /** [NSM cmd-nsc] Default deadline of a call: NSM's programs take what is left of it off the lease. */
 const callTimeoutMs = 15_000
 
+/** A message that cannot be encoded is a defect of ours. */
+function framed<I extends DescMessage>(input: I, request: MessageInitShape<I>): Buffer {
+  try {
+    return frameMessage(encode(input, request))
+  } catch (error) {
+    throw toNsmError(error)
+  }
+}
+
 function readOne<O extends DescMessage>(
   output: O,
   bytes: Buffer | undefined,
@@ -106,7 +115,7 @@ export async function* callStream<I extends DescMessage, O extends DescMessage>(
     readonly settings: CallSettings
   },
 ): AsyncGenerator<MessageShape<O>, void> {
-  const request = frameMessage(encode(call.method.input, call.request))
+  const request = framed(call.method.input, call.request)
   yield* answers(line, call, (question, listener) => new ClientCall(line.dialer, { ...question, request }, listener))
 }
 
@@ -122,7 +131,7 @@ export async function* callDuplex<I extends DescMessage, O extends DescMessage>(
   yield* answers(line, call, (question, listener) => {
     const send = async () => {
       for await (const request of call.requests) {
-        await started.send(frameMessage(encode(call.method.input, request)))
+        await started.send(framed(call.method.input, request))
         if (started.isOver) return
       }
       started.finish()

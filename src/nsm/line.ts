@@ -103,7 +103,8 @@ function hopToken(
 
 /** OpenSSL's verdict on the server's chain, or the server's alert about ours. */
 function certificateFault(error: unknown): NsmError | undefined {
-  if (!(error instanceof Error)) return undefined
+  // What the system says names the host, which may be called anything.
+  if (!(error instanceof Error) || 'syscall' in error) return undefined
   const code = 'code' in error ? String(error.code) : error.message
   if (!/CERT|SELF_SIGNED|UNABLE_TO|_ALERT_/.test(`${code} ${error.message}`.toUpperCase())) return undefined
   const next = 'check that both sides belong to the same trust domain'

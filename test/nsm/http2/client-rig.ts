@@ -3,7 +3,7 @@ import type { ClientStream } from '../../../src/nsm/http2/client-stream.ts'
 import { flags, frame, frameTypes, numberFrame, preface } from '../../../src/nsm/http2/frames.ts'
 import { encodeHeaders } from '../../../src/nsm/http2/hpack.ts'
 import { readFrames } from './frame-tools.ts'
-import { settings } from './session-rig.ts'
+import { settings, testSocket } from './session-rig.ts'
 
 /* Frames as a server writes them, and a client's session whose socket is the test. */
 
@@ -23,19 +23,11 @@ export const goaway = (lastId: number, code = 0) => {
 
 /** A session whose socket is the test; what it sent is read by `sent`. */
 export function connectTo({ greeting = true } = {}) {
-  const writes: Buffer[] = []
   const heard: string[] = []
-  const state = { isEnded: false, hasRoom: true, unsentBytes: 0 }
+  const { writes, state, io } = testSocket()
   const session = new ClientSession(
     {
-      write(bytes) {
-        writes.push(bytes)
-        return state.hasRoom
-      },
-      unsentBytes: () => state.unsentBytes,
-      end() {
-        state.isEnded = true
-      },
+      ...io,
       onReady: () => heard.push('ready'),
       onLeaving: () => heard.push('leaving'),
       onRoom: () => {},
