@@ -68,7 +68,6 @@ const entries = (root: string) => ({
 const groups = [
   { name: 'oclif', test: /node_modules\/@oclif/, priority: 3 },
   { name: 'protobuf', test: /node_modules\/@bufbuild/, priority: 3 },
-  { name: 'grpc-js', test: /node_modules\/(@grpc|@protobufjs|protobufjs|long|lodash\.camelcase)/, priority: 3 },
 ]
 
 /** The executable reads its chunks as one byte per character, the cheapest way into V8. */

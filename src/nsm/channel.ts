@@ -6,14 +6,12 @@ import { parseSpiffeId } from '../identity/spiffe-id.ts'
 import { createClientSecurity } from '../identity/tls-client.ts'
 import { verifyPeer } from '../identity/verify.ts'
 import type { Answer, CallSettings, Target } from './call-settings.ts'
-import type { Line } from './line.ts'
+import { createLine, type Line } from './line.ts'
+import { callDuplex, callStream, callUnary } from './line-calls.ts'
 import type { DuplexMethod, StreamMethod, UnaryMethod } from './service-definition.ts'
 
-/* A channel is one server and one identity. Below it are lines, each one grpc-js client with one SVID: servers check hop
- * tokens with the certificate of the TLS connection, so a new SVID means a new line. Calls that are open finish on theirs.
- *
- * The clients are generic ones, without methods made from a service: such a client of NetworkService would have its
- * Close call where grpc-js has `close()`, and could not be closed any more. */
+/* A channel is one server and one identity. Below it are lines, each with one SVID: servers check hop tokens with the
+ * certificate of the TLS connection, so a new SVID means a new line. Calls that are open finish on theirs. */
 
 /** Calls to one server. Every call throws `NsmError` only, or the reason of its signal. */
 export interface Channel {
@@ -56,14 +54,13 @@ export function openChannel(settings: {
 }): Channel {
   const { target, source, clock, expect, tokenLifetimeMs } = settings
   const secure = () => createClientSecurity({ as: { source }, clock, ...(expect ? { expect } : {}) })
-  const open: OpenLine = ({ createLine }) => createLine({ target, clock, tokenLifetimeMs, security: secure() })
+  const open = () => createLine({ target, clock, tokenLifetimeMs, security: secure() })
   const lines = createLines(open, clock)
   const stopFollowing = source.onChange(({ bundles }) => {
     lines.renew()
     lines.drop((line) => timeLeftMs(line, bundles, clock))
   })
   return createChannel(lines, {
-    target,
     clock,
     ownId: () => source.current().svid.spiffeId,
     onClose: stopFollowing,
@@ -78,33 +75,20 @@ export function openAnonymousChannel(settings: {
 }): Channel {
   const { target, bundles, clock } = settings
   const security = () => createClientSecurity({ as: { bundles }, clock })
-  const lines = createLines(({ createLine }) => createLine({ target, clock, security: security() }), clock)
-  return createChannel(lines, { target, clock, ownId: () => undefined, onClose() {} })
-}
-
-/** grpc-js, and what is in its terms. Loaded at the first call: a server that calls nobody starts without it, in 8 ms less. */
-type Caller = Pick<typeof import('./line.ts'), 'createLine'> & typeof import('./line-calls.ts')
-
-let loaded: Caller | undefined
-
-async function loadCaller(): Promise<Caller> {
-  const [{ createLine }, calls] = await Promise.all([import('./line.ts'), import('./line-calls.ts')])
-  loaded = { createLine, ...calls }
-  return loaded
+  const lines = createLines(() => createLine({ target, clock, security: security() }), clock)
+  return createChannel(lines, { clock, ownId: () => undefined, onClose() {} })
 }
 
 /** The lines of one channel: the one for new calls, and older ones until their last call ends. */
 interface Lines {
   /** Borrows the line for one call. */
-  take(caller: Caller): Line
+  take(): Line
   give(line: Line): void
   renew(): void
   /** Ends older lines and the calls on them, each when the time left to it is over; undefined: none is set. */
   drop(leftMsOf: (line: Line) => number | undefined): void
   close(): void
 }
-
-type OpenLine = (caller: Caller) => Line
 
 /**
  * A server that lost its trust keeps no call. When its domain left, they end at once; when only its root is gone, the line
@@ -124,7 +108,7 @@ function timeLeftMs(line: Line, bundles: TrustBundles, clock: Clock): number | u
 /** Ours: the deadline of a call where none is set, so that only streams are cut. */
 const replacedMs = 15_000
 
-function createLines(open: OpenLine, clock: Clock): Lines {
+function createLines(open: () => Line, clock: Clock): Lines {
   const calls = new Map<Line, number>()
   let current: Line | undefined
   let closed = false
@@ -144,9 +128,9 @@ function createLines(open: OpenLine, clock: Clock): Lines {
     if (line !== current && calls.get(line) === 0) end(line)
   }
   return {
-    take(caller) {
+    take() {
       if (closed) throw new NsmError('UNREACHABLE', 'the channel is closed', 'open a new one')
-      current ??= open(caller)
+      current ??= open()
       calls.set(current, (calls.get(current) ?? 0) + 1)
       return current
     },
@@ -176,7 +160,6 @@ function createLines(open: OpenLine, clock: Clock): Lines {
 }
 
 interface ChannelParts {
-  readonly target: Target
   readonly clock: Clock
   readonly ownId: () => string | undefined
   readonly onClose: () => void
@@ -187,28 +170,27 @@ function createChannel(lines: Lines, parts: ChannelParts): Channel {
     clock: parts.clock,
     ownId: parts.ownId,
     async unary(method, request, settings = {}) {
-      const caller = loaded ?? (await loadCaller())
-      const line = lines.take(caller)
+      const line = lines.take()
       try {
-        return await caller.callUnary(line, { method, request, settings, target: parts.target })
+        const { server, ...answer } = await callUnary(line, { method, request, settings })
+        if (!server) throw noServer()
+        return { ...answer, server }
       } finally {
         lines.give(line)
       }
     },
     async *stream(method, request, settings = {}) {
-      const caller = loaded ?? (await loadCaller())
-      const line = lines.take(caller)
+      const line = lines.take()
       try {
-        yield* caller.callStream(line, { method, request, settings, target: parts.target })
+        yield* callStream(line, { method, request, settings })
       } finally {
         lines.give(line)
       }
     },
     async *duplex(method, requests, settings = {}) {
-      const caller = loaded ?? (await loadCaller())
-      const line = lines.take(caller)
+      const line = lines.take()
       try {
-        yield* caller.callDuplex(line, { method, requests, settings, target: parts.target })
+        yield* callDuplex(line, { method, requests, settings })
       } finally {
         lines.give(line)
       }
@@ -219,4 +201,8 @@ function createChannel(lines: Lines, parts: ChannelParts): Channel {
       lines.close()
     },
   }
+}
+
+function noServer(): NsmError {
+  return new NsmError('BUG', 'a call was answered on a connection that shows no server', 'report it')
 }

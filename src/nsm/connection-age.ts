@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Clock } from '../base/clock.ts'
-import type { ServerSession } from './http2/session.ts'
+import type { ServerSession } from './http2/server-session.ts'
+import { keepAlive } from './keepalive.ts'
 
 /* open --30 min, or three quarters of the life that the caller's certificate has left--> leaving (no new calls, please) --5 s--> closing (no new calls) --30 s--> closed
  * Every 2 min a ping, and without its answer after 20 s: closed.
@@ -40,7 +41,7 @@ interface Aging {
 /** Renews an old connection and ends a dead one; the result ends that. */
 export function watchAge(aging: Aging): () => void {
   const endAge = aging.isLocal ? () => {} : renewInTime(aging)
-  const endPings = pingAgainAndAgain(aging)
+  const endPings = keepAlive(aging, { everyMs: keepaliveMs, timeoutMs: keepaliveTimeoutMs })
   const endLooks = lookForStalled(aging)
   return () => {
     endAge()
@@ -59,31 +60,6 @@ function renewInTime({ session, socket, clock, certificateEndMs = Number.POSITIV
     })
   })
   return () => cancel()
-}
-
-function pingAgainAndAgain({ session, socket, clock }: Aging): () => void {
-  let isOver = false
-  let cancel = () => {}
-  const ping = () => {
-    let isAnswered = false
-    session.ping(() => {
-      isAnswered = true
-      cancel()
-      if (!isOver) pingLater()
-    })
-    // Not before the loop has turned: after a machine was asleep, an answer may be there and not be read.
-    setImmediate(() => {
-      if (!isAnswered && !isOver) cancel = clock.after(keepaliveTimeoutMs, () => socket.destroy())
-    })
-  }
-  const pingLater = () => {
-    cancel = clock.after(keepaliveMs, ping)
-  }
-  pingLater()
-  return () => {
-    isOver = true
-    cancel()
-  }
 }
 
 function lookForStalled({ session, clock }: Aging): () => void {

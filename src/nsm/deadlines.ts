@@ -23,6 +23,12 @@ export class Deadlines<T> {
     if (dueMs < this.#timerMs) this.#setTimer(dueMs)
   }
 
+  /** What is left to a call, in milliseconds; undefined for one without a deadline. */
+  leftMs(call: T): number | undefined {
+    const dueMs = this.#dueMs.get(call)
+    return dueMs === undefined ? undefined : dueMs - this.#clock.monotonicMs()
+  }
+
   remove(call: T): void {
     this.#dueMs.delete(call)
   }

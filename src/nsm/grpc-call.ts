@@ -6,7 +6,8 @@ import { type CallHeaders, grpcMediaType } from './grpc-headers.ts'
 import { MessageReader } from './grpc-message.ts'
 import { cutInMessage, deadlinePassed, type GrpcStatus, readFault, trailersOf } from './grpc-status.ts'
 import { encodeHeaders } from './http2/hpack.ts'
-import type { ServerStream, StreamListener } from './http2/stream.ts'
+import type { ServerStream } from './http2/server-stream.ts'
+import type { StreamListener } from './http2/stream.ts'
 import type { OwnHop, PeerContext } from './peer.ts'
 
 /** What the server knows about the connection of a call. */

@@ -7,8 +7,8 @@ import { type CallOrigin, GrpcCall, type HeldBytes, refuse } from './grpc-call.t
 import { toGrpcStatus } from './grpc-errors.ts'
 import { CallHeaders, isGrpcMediaType, parseTimeoutMs } from './grpc-headers.ts'
 import { malformedTimeout, readFault, serverStopping, unknownMethod } from './grpc-status.ts'
-import { ServerSession } from './http2/session.ts'
-import type { ServerStream } from './http2/stream.ts'
+import { ServerSession } from './http2/server-session.ts'
+import type { ServerStream } from './http2/server-stream.ts'
 import {
   lastingRequestMaxBytes,
   metadataMaxBytes,

@@ -1,35 +1,30 @@
-import type { Metadata, ServiceError } from '@grpc/grpc-js'
 import { type ErrorCode, NsmError, toNsmError } from '../base/errors.ts'
+import { type CallEnd, codeTrailer } from './call-end.ts'
 import type { GrpcStatus } from './grpc-status.ts'
 import { status } from './status-code.ts'
 
 /* The one place where gRPC status and our codes meet. Other NSM programs answer most failures with code Unknown and a
  * nested text, so their texts are recognised by fragment; our own servers also say our code in the trailers. */
 
-/** Trailer of our own servers with the stable code. Only the code is taken: a server does not give advice to run. */
-const codeTrailer = 'nsm-error-code'
-
-/** Turns what grpc-js rejects with into an `NsmError`; anything else thrown passes through `toNsmError`. */
-export function fromGrpcError(error: unknown): NsmError {
-  if (error instanceof NsmError || !isServiceError(error)) return toNsmError(error)
-  const text = plainText(printable(error.details || error.message))
+/** The failure that a call ended with. */
+export function fromCallEnd(end: CallEnd): NsmError {
+  const text = printable(end.details)
   const found = knownTexts.find(({ fragment }) => text.includes(fragment))
-  const code = trailerCode(error.metadata) ?? found?.code ?? statusCodes[error.code] ?? 'BUG'
-  return new NsmError(code, text, found?.next ?? nextSteps[code], { cause: error })
+  const code = knownCode(end.errorCode) ?? found?.code ?? statusCodes[end.code] ?? 'BUG'
+  return new NsmError(code, text, found?.next ?? nextSteps[code], { cause: end })
 }
 
-/** grpc-js wraps what the system says of a failed dial into its own words; what remains is the system's part in ours. */
-function plainText(text: string): string {
-  if (text.startsWith('Name resolution failed for target')) return `${noConnection}: ${systemTexts['ENOTFOUND']}`
-  const why = /^No connection established\. Last error: (.*?)\.? Resolution note: /s.exec(text)?.[1]
-  if (why === undefined) return text
-  const code = /\bE[A-Z_]{3,}\b/.exec(why)?.[0]
-  const said = (code && systemTexts[code]) ?? why.replace(/^(Error: )+| \(\d{4}-[^)]*Z\)$|^(null|undefined)$/g, '')
-  return `${noConnection}: ${said || systemTexts['ETIMEDOUT']}`
+/** The end of a call that got no connection, with what the system or TLS said of the last attempt. */
+export function noConnection(error: unknown): CallEnd {
+  return { code: status.UNAVAILABLE, details: `no connection: ${systemText(error)}`, unconnected: { error } }
 }
 
-/** How the message of a failed dial begins. */
-export const noConnection = 'no connection'
+/** Why there is no connection, in plain words. */
+export function systemText(error: unknown): string {
+  if (!(error instanceof Error)) return 'the connection was closed'
+  const code = 'code' in error ? String(error.code) : ''
+  return (Object.hasOwn(systemTexts, code) && systemTexts[code]) || printable(error.message) || code
+}
 
 const systemTexts: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'connection refused',
@@ -39,6 +34,8 @@ const systemTexts: Readonly<Record<string, string>> = {
   ETIMEDOUT: 'no answer',
   EPIPE: 'the connection was closed',
   ENOTFOUND: 'the name is not known',
+  EAI_AGAIN: 'the name is not known',
+  ENOENT: 'there is no such socket',
 }
 
 /** Turns a failure of a handler into a gRPC status; a defect of ours shows no inner text to the peer. */
@@ -110,13 +107,12 @@ const federateNext =
   'ask whoever runs the server to federate with that domain: both servers name the other one in their policy'
 const notGrantedNext = 'ask whoever runs the server for a grant; `nsm whoami` shows the identity to name'
 
-/** Texts of NSM's programs and of grpc-js, most telling first. [NSM sdk] */
+/** Texts of NSM's programs and of gRPC's, most telling first. [NSM sdk] */
 const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode; readonly next: string }[] = [
   { fragment: `${notPrivileged}: NOT_GRANTED`, code: 'REFUSED', next: notGrantedNext },
   { fragment: 'and we do not trust each other', code: 'IDENTITY', next: federateNext },
   { fragment: notPrivileged, code: 'REFUSED', next: 'check the clocks of both machines and the identity in use' },
   { fragment: 'message larger than max', code: 'REFUSED', next: nextSteps.REFUSED },
-  { fragment: 'No message received', code: 'UNREACHABLE', next: nextSteps.UNREACHABLE },
   { fragment: 'is initializing', code: 'UNREACHABLE', next: 'the endpoint is starting; try again' },
   { fragment: 'network service endpoint candidates not found', code: 'NOT_FOUND', next: nextSteps.NOT_FOUND },
   { fragment: 'IPPool is empty', code: 'CONFLICT', next: 'give the service a larger prefix' },
@@ -133,10 +129,8 @@ const knownTexts: readonly { readonly fragment: string; readonly code: ErrorCode
   { fragment: 'is not available', code: 'UNREACHABLE', next: 'try again' },
 ]
 
-function trailerCode(metadata: Metadata | undefined): ErrorCode | undefined {
-  const said = metadata?.get(codeTrailer)[0]
-  if (typeof said !== 'string' || said === 'BUG') return undefined
-  return codes.find((code) => code === said)
+function knownCode(said: string | undefined): ErrorCode | undefined {
+  return said === 'BUG' ? undefined : codes.find((code) => code === said)
 }
 
 const codes: readonly ErrorCode[] = [
@@ -150,10 +144,6 @@ const codes: readonly ErrorCode[] = [
   'PERMISSION',
   'LOST',
 ]
-
-function isServiceError(error: unknown): error is ServiceError {
-  return error instanceof Error && 'code' in error && typeof error.code === 'number' && 'details' in error
-}
 
 /** Ours: a peer's text in a message is cut here. */
 const textMaxCharacters = 1_024

@@ -10,7 +10,7 @@ export function isGrpcMediaType(contentType: string | undefined): boolean {
   return after === undefined || after === '+' || after === ';'
 }
 
-/** The request headers of a call, with every value of a key, which an object of headers does not tell apart. */
+/** The headers or trailers of a call, with every value of a key, which an object of headers does not tell apart. */
 export class CallHeaders {
   readonly #raw: readonly string[]
 
@@ -46,6 +46,12 @@ export function parseTimeoutMs(text: string): number | undefined {
   return unitMs !== undefined && /^\d{1,8}$/.test(digits) ? Number(digits) * unitMs : undefined
 }
 
+/** A time as the value of `grpc-timeout`, which has eight digits at most: never shorter, and 0 once it has passed. */
+export function timeoutText(ms: number): string {
+  const whole = Math.max(0, Math.ceil(ms))
+  return whole < 1e8 ? `${whole}m` : `${Math.min(Math.ceil(whole / 1_000), 1e8 - 1)}S`
+}
+
 /** A text as the value of `grpc-message`: UTF-8, all but printable ASCII and the percent sign itself escaped. */
 export function percentEncode(text: string): string {
   if (!/[^ -$&-~]/.test(text)) return text
@@ -55,4 +61,11 @@ export function percentEncode(text: string): string {
     encoded += isPlain ? String.fromCharCode(byte) : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`
   }
   return encoded
+}
+
+/** The text that a value of `grpc-message` stands for; what is not escaped as it should be stays as it is. */
+export function percentDecode(value: string): string {
+  if (!value.includes('%')) return value
+  const bytes = value.replace(/%([0-9A-Fa-f]{2})/g, (_escaped, hex: string) => String.fromCharCode(Number(`0x${hex}`)))
+  return Buffer.from(bytes, 'latin1').toString()
 }

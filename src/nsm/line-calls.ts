@@ -1,20 +1,23 @@
 import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
-import { type Client, type ClientDuplexStream, type ClientReadableStream, Metadata } from '@grpc/grpc-js'
-import { addressText } from '../base/address-text.ts'
-import { systemClock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { NsmError, toNsmError } from '../base/errors.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
-import type { Answer, CallSettings, Target } from './call-settings.ts'
-import { fromGrpcError, noConnection } from './grpc-errors.ts'
-import { type DuplexMethod, methodDefinition, type StreamMethod, type UnaryMethod } from './service-definition.ts'
+import { AnswerQueue } from './answer-queue.ts'
+import { type CallEnd, unreadableAnswer, unsent, wrongCount } from './call-end.ts'
+import type { CallSettings } from './call-settings.ts'
+import { type CallListener, ClientCall, type Question } from './client-call.ts'
+import type { Dialer } from './dialer.ts'
+import { fromCallEnd, systemText } from './grpc-errors.ts'
+import type { CallHeaders } from './grpc-headers.ts'
+import { frameMessage } from './grpc-message.ts'
+import { type DuplexMethod, decode, encode, pathOf, type StreamMethod, type UnaryMethod } from './service-definition.ts'
 import { status } from './status-code.ts'
 
 /** What a call needs of its line. */
 export interface CallLine {
-  readonly client: Client
-  /** The server of the last handshake. */
-  server(): PeerIdentity | undefined
-  /** Why the last handshake failed for good; grpc-js repeats it by itself, and calls meanwhile hear of no connection only. */
+  readonly dialer: Dialer
+  /** The server, for people. */
+  readonly where: string
+  /** Why the last handshake failed for good: it is repeated, and calls meanwhile would hear of no connection only. */
   refused(): NsmError | undefined
   /** Calls the listener when no call on this line can succeed: one side does not believe the other, or the line is closed. */
   onRefused(listener: (error: NsmError) => void): () => void
@@ -22,53 +25,85 @@ export interface CallLine {
   answered(): void
 }
 
-/** [NSM cmd-nsc] Default deadline of a call: NSM's programs take what is left of it off the lease. */
-const callTimeoutMs = 15_000
+/** The one answer to a request. */
+export interface Received<T> {
+  readonly message: T
+  /** The last text value of a key of the response header. */
+  header(key: string): string | undefined
+  /** The server of the connection that carried the call, where TLS has shown one. */
+  readonly server: PeerIdentity | undefined
+}
 
-/** A call with one answer. */
+/** A call with one answer; without settings it has a deadline, and waits for the server until then. */
 export function callUnary<I extends DescMessage, O extends DescMessage>(
   line: CallLine,
   call: {
     readonly method: UnaryMethod<I, O>
     readonly request: MessageInitShape<I>
     readonly settings: CallSettings
-    readonly target: Target
   },
-): Promise<Answer<MessageShape<O>>> {
-  const { settings } = call
-  const codec = methodDefinition(call.method)
+): Promise<Received<MessageShape<O>>> {
+  const { method, settings } = call
   const timeoutMs = settings.timeoutMs ?? callTimeoutMs
+  const request = framed(method.input, call.request)
   return new Promise((resolve, reject) => {
     if (settings.signal?.aborted) return reject(settings.signal.reason)
-    let header = new Metadata()
-    let failure: { readonly reason: unknown } | undefined
-    const started = line.client.makeUnaryRequest(
-      codec.path,
-      codec.requestSerialize,
-      codec.responseDeserialize,
-      call.request,
-      metadataOf(settings, true),
-      /** grpc-js counts by the real clock, whatever ours says. */
-      { deadline: systemClock.wallMs() + timeoutMs },
-      (error, message) => {
-        stop()
-        const server = line.server()
-        if (failure) return reject(failure.reason)
-        if (error) return reject(explain(error, line, { ...call, timeoutMs }))
-        if (message === undefined || !server) return reject(noAnswer(call.target))
-        resolve({ message, header: (key) => lastText(header, key), server })
-      },
-    )
-    const fail = (reason: unknown) => {
-      failure ??= { reason }
-      started.cancel()
+    let header: CallHeaders | undefined
+    let bytes: Buffer | undefined
+    const question = {
+      path: pathOf(method),
+      metadata: settings.metadata,
+      request,
+      timeoutMs,
+      wait: settings.wait ?? true,
     }
-    const stop = whenItMustEnd(line, settings.signal, fail)
-    started.on('metadata', (received: Metadata) => {
-      header = received
-      line.answered()
+    const started = new ClientCall(line.dialer, question, {
+      onHeader(received) {
+        header = received
+        line.answered()
+      },
+      onMessage(message) {
+        if (bytes) started.end(wrongCount)
+        bytes = Buffer.from(message)
+        return true
+      },
+      onEnd(end) {
+        stop()
+        const found = end.code === status.OK ? readOne(method.output, bytes) : end
+        if ('code' in found) return reject(explain(found, line, timeoutMs))
+        resolve({ message: found.message, header: (key) => header?.last(key), server: started.server })
+      },
     })
+    const stop = whenItMustEnd(line, settings.signal, (reason) => {
+      stop()
+      started.cancel()
+      reject(reason)
+    })
+    line.dialer.start(started)
   })
+}
+
+/** [NSM cmd-nsc] Default deadline of a call: NSM's programs take what is left of it off the lease. */
+const callTimeoutMs = 15_000
+
+/** A message that cannot be encoded is a defect of ours. */
+function framed<I extends DescMessage>(input: I, request: MessageInitShape<I>): Buffer {
+  try {
+    return frameMessage(encode(input, request))
+  } catch (error) {
+    throw toNsmError(error)
+  }
+}
+
+function readOne<O extends DescMessage>(
+  output: O,
+  bytes: Buffer | undefined,
+): { readonly message: MessageShape<O> } | CallEnd {
+  try {
+    return bytes ? { message: decode(output, bytes) } : wrongCount
+  } catch {
+    return unreadableAnswer
+  }
 }
 
 /** A call with a stream of answers. */
@@ -78,70 +113,75 @@ export async function* callStream<I extends DescMessage, O extends DescMessage>(
     readonly method: StreamMethod<I, O>
     readonly request: MessageInitShape<I>
     readonly settings: CallSettings
-    readonly target: Target
   },
 ): AsyncGenerator<MessageShape<O>, void> {
-  call.settings.signal?.throwIfAborted()
-  const codec = methodDefinition(call.method)
-  const started: ClientReadableStream<MessageShape<O>> = line.client.makeServerStreamRequest(
-    codec.path,
-    codec.requestSerialize,
-    codec.responseDeserialize,
-    call.request,
-    metadataOf(call.settings, false),
-  )
-  yield* readAnswers(line, started, call)
+  const request = framed(call.method.input, call.request)
+  yield* answers(line, call, (question, listener) => new ClientCall(line.dialer, { ...question, request }, listener))
 }
 
-/** A call with streams both ways. */
+/** A call with streams both ways; requests are asked for once there is a connection. */
 export async function* callDuplex<I extends DescMessage, O extends DescMessage>(
   line: CallLine,
   call: {
     readonly method: DuplexMethod<I, O>
     readonly requests: AsyncIterable<MessageInitShape<I>>
     readonly settings: CallSettings
-    readonly target: Target
   },
 ): AsyncGenerator<MessageShape<O>, void> {
-  call.settings.signal?.throwIfAborted()
-  const codec = methodDefinition(call.method)
-  const started: ClientDuplexStream<MessageInitShape<I>, MessageShape<O>> = line.client.makeBidiStreamRequest(
-    codec.path,
-    codec.requestSerialize,
-    codec.responseDeserialize,
-    metadataOf(call.settings, false),
-  )
-  const send = async () => {
-    for await (const request of call.requests) started.write(request)
-    started.end()
-  }
-  void send().catch(() => started.cancel())
-  yield* readAnswers(line, started, call)
+  yield* answers(line, call, (question, listener) => {
+    const send = async () => {
+      for await (const request of call.requests) {
+        await started.send(framed(call.method.input, request))
+        if (started.isOver) return
+      }
+      started.finish()
+    }
+    const onBegin = () => void send().catch(() => started.end(unsent))
+    const started = new ClientCall(line.dialer, question, { ...listener, onBegin })
+    return started
+  })
 }
 
-async function* readAnswers<T>(
+async function* answers<O extends DescMessage>(
   line: CallLine,
-  started: ClientReadableStream<T>,
-  call: { readonly settings: CallSettings; readonly target: Target },
-): AsyncGenerator<T, void> {
-  const { signal } = call.settings
-  let failure: { readonly reason: unknown } | undefined
-  /** A cancelled call ends with an error event that nobody may be waiting for. */
-  started.on('error', () => {})
-  started.on('metadata', () => line.answered())
-  const stop = whenItMustEnd(line, signal, (reason) => {
-    failure ??= { reason }
+  { method, settings }: { readonly method: Answering<O>; readonly settings: CallSettings },
+  create: (question: Question, listener: CallListener) => ClientCall,
+): AsyncGenerator<MessageShape<O>, void> {
+  settings.signal?.throwIfAborted()
+  const queue = new AnswerQueue<{ readonly status: CallEnd } | { readonly reason: unknown }>()
+  const question = { path: pathOf(method), metadata: settings.metadata, wait: settings.wait ?? false }
+  const started = create(question, {
+    onHeader: () => line.answered(),
+    onMessage: (message) => queue.push(Buffer.from(message)),
+    onEnd: (end) => queue.end({ status: end }),
+  })
+  const stop = whenItMustEnd(line, settings.signal, (reason) => {
+    queue.cut({ reason })
     started.cancel()
   })
+  line.dialer.start(started)
   try {
-    for await (const message of started) yield message
-    if (failure) throw failure.reason
-  } catch (error) {
-    throw failure ? failure.reason : explain(error, line, call)
+    for (;;) {
+      const next = await queue.next()
+      if (!Buffer.isBuffer(next)) return failUnlessOk(line, next.end)
+      const found = readOne(method.output, next)
+      if ('code' in found) throw explain(found, line)
+      yield found.message
+      if (queue.hasRoom) started.resume()
+    }
   } finally {
     stop()
     started.cancel()
   }
+}
+
+interface Answering<O extends DescMessage> extends Pick<UnaryMethod, 'name' | 'parent'> {
+  readonly output: O
+}
+
+function failUnlessOk(line: CallLine, end: { readonly status: CallEnd } | { readonly reason: unknown }): void {
+  if ('reason' in end) throw end.reason
+  if (end.status.code !== status.OK) throw explain(end.status, line)
 }
 
 /** Calls `fail` when the signal is aborted or the line turns out to be useless; the result ends that. */
@@ -155,39 +195,17 @@ function whenItMustEnd(line: CallLine, signal: AbortSignal | undefined, fail: (r
   }
 }
 
-function metadataOf(settings: CallSettings, waitByDefault: boolean): Metadata {
-  const metadata = new Metadata({ waitForReady: settings.wait ?? waitByDefault })
-  for (const [key, value] of Object.entries(settings.metadata ?? {})) metadata.set(key, value)
-  return metadata
-}
-
-/** Names the server in what grpc-js says of silence, or why there is no connection; every other failure keeps its own text. */
-function explain(
-  error: unknown,
-  line: Pick<CallLine, 'refused'>,
-  call: { readonly target: Target; readonly timeoutMs?: number },
-): NsmError {
-  const known = fromGrpcError(error)
+/** Names the server in what is said of silence, or why there is no connection; every other failure keeps its own text. */
+function explain(end: CallEnd, line: CallLine, timeoutMs = 0): NsmError {
+  const known = fromCallEnd(end)
   if (known.code !== 'UNREACHABLE') return known
-  const refused = line.refused()
-  if (refused && known.message.startsWith(noConnection)) return refused
-  const where = addressText(call.target)
-  const text = isDeadline(known.cause)
-    ? `no answer from ${where} within ${(call.timeoutMs ?? 0) / 1000} s`
-    : `${where}: ${known.message}`.replace(`${where}: ${noConnection}: `, `nothing answers at ${where}: `)
-  return new NsmError('UNREACHABLE', text, known.next, { cause: error })
-}
-
-function noAnswer(target: Target): NsmError {
-  return new NsmError('UNREACHABLE', `${addressText(target)} answered nothing`, 'try again')
-}
-
-/** The last value of a key, as NSM's programs read it; binary values do not count. */
-function lastText(metadata: Metadata, key: string): string | undefined {
-  const value = metadata.get(key).at(-1)
-  return typeof value === 'string' ? value : undefined
-}
-
-function isDeadline(cause: unknown): boolean {
-  return cause instanceof Error && 'code' in cause && cause.code === status.DEADLINE_EXCEEDED
+  const { where } = line
+  if (end.unconnected) {
+    const { error } = end.unconnected
+    const text = `nothing answers at ${where}: ${systemText(error)}`
+    return line.refused() ?? new NsmError('UNREACHABLE', text, known.next, { cause: error })
+  }
+  const isLate = end.code === status.DEADLINE_EXCEEDED
+  const text = isLate ? `no answer from ${where} within ${timeoutMs / 1_000} s` : `${where}: ${known.message}`
+  return new NsmError('UNREACHABLE', text, known.next, { cause: end })
 }

@@ -1,14 +1,13 @@
 import {
   create,
   type DescMessage,
-  type DescMethod,
   fromBinary,
   type MessageInitShape,
   type MessageShape,
   toBinary,
 } from '@bufbuild/protobuf'
 
-/* Generated protobuf-es descriptors as grpc-js understands them: nothing else knows both. */
+/* Methods and messages of generated protobuf-es descriptors. */
 
 /** A method with one request and one answer. */
 export interface UnaryMethod<I extends DescMessage = DescMessage, O extends DescMessage = DescMessage> {
@@ -37,36 +36,9 @@ export interface DuplexMethod<I extends DescMessage = DescMessage, O extends Des
   readonly output: O
 }
 
-/** Path and codecs of one method in the shape grpc-js takes on both sides; what is sent may leave fields out. */
-export interface MethodCodec<I extends DescMessage, O extends DescMessage> {
-  readonly path: string
-  readonly originalName: string
-  readonly requestStream: boolean
-  readonly responseStream: boolean
-  readonly requestSerialize: (message: MessageInitShape<I>) => Buffer
-  readonly requestDeserialize: (bytes: Buffer) => MessageShape<I>
-  readonly responseSerialize: (message: MessageInitShape<O>) => Buffer
-  readonly responseDeserialize: (bytes: Buffer) => MessageShape<O>
-}
-
-/** The codec of one method. */
-export function methodDefinition<I extends DescMessage, O extends DescMessage>(
-  method: Pick<DescMethod, 'name' | 'methodKind'> & {
-    readonly parent: { readonly typeName: string }
-    readonly input: I
-    readonly output: O
-  },
-): MethodCodec<I, O> {
-  return {
-    path: `/${method.parent.typeName}/${method.name}`,
-    originalName: method.name,
-    requestStream: method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming',
-    responseStream: method.methodKind === 'server_streaming' || method.methodKind === 'bidi_streaming',
-    requestSerialize: (message) => Buffer.from(encode(method.input, message)),
-    requestDeserialize: (bytes) => decode(method.input, bytes),
-    responseSerialize: (message) => Buffer.from(encode(method.output, message)),
-    responseDeserialize: (bytes) => decode(method.output, bytes),
-  }
+/** How a call names its method. [gRPC PROTOCOL-HTTP2] */
+export function pathOf({ name, parent }: Pick<UnaryMethod, 'name' | 'parent'>): string {
+  return `/${parent.typeName}/${name}`
 }
 
 /** The bytes of a message, whose fields may be left out. */

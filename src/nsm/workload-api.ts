@@ -1,14 +1,12 @@
-import { Client, credentials } from '@grpc/grpc-js'
-import { addressText } from '../base/address-text.ts'
 import type { Clock } from '../base/clock.ts'
 import { type ErrorCode, NsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import { followWorkload, parseEndpointSocket, type WatchWorkload } from '../identity/workload-api.ts'
+import { followWorkload, type WatchWorkload } from '../identity/workload-api.ts'
 import type { WorkloadChoice, WorkloadUpdate } from '../identity/workload-state.ts'
 import { SpiffeWorkloadAPI, type X509SVIDResponse } from './generated/workload_pb.js'
-import { messageMaxBytes } from './limits.ts'
+import { type CallLine, callStream } from './line-calls.ts'
 import { status } from './status-code.ts'
-import { codeOf, followAgent } from './workload-calls.ts'
+import { codeOf, createAgentLine } from './workload-calls.ts'
 import { createJwtSource, type TokenSource } from './workload-jwt.ts'
 
 /**
@@ -24,40 +22,26 @@ export async function openWorkloadApi(settings: {
   readonly signal?: AbortSignal
 }): Promise<TokenSource> {
   const { socket, ...rest } = settings
-  const client = new Client(targetOf(socket), credentials.createInsecure(), {
-    'grpc.max_receive_message_length': messageMaxBytes,
-    'grpc.default_authority': 'localhost',
-    'grpc.use_local_subchannel_pool': 1,
-    'grpc.enable_channelz': 0,
-    'grpc.service_config_disable_resolution': 1,
-    'grpc.initial_reconnect_backoff_ms': 200,
-    'grpc.max_reconnect_backoff_ms': 1_000,
-  })
-  const source = await followWorkload({ ...rest, watch: watchOf(client) }).catch((error) => {
-    client.close()
+  const line = createAgentLine(socket, settings.clock)
+  const source = await followWorkload({ ...rest, watch: watchOf(line) }).catch((error) => {
+    line.close()
     throw error
   })
   return {
     ...source,
-    jwt: createJwtSource(client),
+    jwt: createJwtSource(line),
     async close() {
       await source.close()
-      client.close()
+      line.close()
     },
   }
 }
 
-function targetOf(socket: string): string {
-  const found = parseEndpointSocket(socket)
-  return 'path' in found ? `unix://${found.path}` : addressText(found)
-}
-
-const everySvid = { method: SpiffeWorkloadAPI.method.fetchX509SVID, request: {} }
-
-function watchOf(client: Client): WatchWorkload {
+function watchOf(line: CallLine): WatchWorkload {
   return async function* watch(signal) {
     try {
-      for await (const message of followAgent(client, everySvid, signal)) yield updateOf(message)
+      const call = { method: SpiffeWorkloadAPI.method.fetchX509SVID, request: {}, settings: { signal } }
+      for await (const message of callStream(line, call)) yield updateOf(message)
     } catch (error) {
       throw failureOf(error)
     }

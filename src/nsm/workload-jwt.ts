@@ -1,4 +1,3 @@
-import type { Client } from '@grpc/grpc-js'
 import { type ErrorCode, NsmError } from '../base/errors.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import {
@@ -9,8 +8,9 @@ import {
   type ValidateJWTSVIDRequest,
   type ValidateJWTSVIDResponse,
 } from './generated/workload_pb.js'
+import { type CallLine, callStream, callUnary, type Received } from './line-calls.ts'
 import { status } from './status-code.ts'
-import { askAgent, codeOf, detailsOf, followAgent } from './workload-calls.ts'
+import { asking, codeOf, detailsOf } from './workload-calls.ts'
 
 /** JWT-SVIDs of an authority that signs them [SPIFFE JWT-SVID]; fails with `USAGE`, `PERMISSION` or `UNREACHABLE`. */
 export interface JwtSource {
@@ -32,18 +32,22 @@ export interface TokenSource extends IdentitySource {
 const { fetchJWTSVID, fetchJWTBundles, validateJWTSVID } = SpiffeWorkloadAPI.method
 
 /** The JWT-SVIDs that a SPIFFE agent gives; nothing is kept here, each call is the agent's to answer. */
-export function createJwtSource(client: Client): JwtSource {
+export function createJwtSource(line: CallLine): JwtSource {
   return {
-    fetch: (request, signal) => askAgent(client, { method: fetchJWTSVID, request }, signal).catch(failed),
-    validate: (request, signal) => askAgent(client, { method: validateJWTSVID, request }, signal).catch(failed),
+    fetch: (request, signal) => ask(callUnary(line, { method: fetchJWTSVID, request, settings: asking(signal) })),
+    validate: (request, signal) => ask(callUnary(line, { method: validateJWTSVID, request, settings: asking(signal) })),
     async *bundles(signal) {
       try {
-        yield* followAgent(client, { method: fetchJWTBundles, request: {} }, signal)
+        yield* callStream(line, { method: fetchJWTBundles, request: {}, settings: { signal } })
       } catch (error) {
         failed(error)
       }
     },
   }
+}
+
+async function ask<T>(answer: Promise<Received<T>>): Promise<T> {
+  return (await answer.catch(failed)).message
 }
 
 /** Who asks hears the agent's own words. */

@@ -28,8 +28,12 @@ test.each([
   expect(loadedWith(module)).toEqual([])
 })
 
+test('neither does a call', () => {
+  expect(loadedWith('src/nsm/channel.ts')).toEqual([])
+})
+
 test.each([
-  ['a call', 'src/nsm/line.ts', ['@grpc/grpc-js', 'http2']],
+  ['a login page', 'src/identity/oidc-code-flow.ts', ['http']],
   ['a policy file', 'src/identity/policy-file.ts', ['yaml']],
   ['a file of issuers', 'src/identity/issuers-file.ts', ['yaml']],
 ])('%s loads it, so that the list above is true', (_what, module, loaded) => {

@@ -12,8 +12,8 @@ import {
   type X509SVIDResponse,
   X509SVIDResponseSchema,
 } from '../../src/nsm/generated/workload_pb.js'
-import { methodDefinition } from '../../src/nsm/service-definition.ts'
 import { updateOf, workloadAuthority } from '../identity/workload-fixtures.ts'
+import { methodDefinition } from '../support/grpc-js-method.ts'
 import { scratchDir } from '../support/scratch.ts'
 
 const closers: (() => unknown)[] = []

@@ -1,13 +1,14 @@
-import { Metadata, status } from '@grpc/grpc-js'
 import { describe, expect, test } from 'vitest'
 import { type ErrorCode, errorTable, NsmError } from '../../src/base/errors.ts'
-import { fromGrpcError, policyRefusal, toGrpcStatus } from '../../src/nsm/grpc-errors.ts'
+import { codeTrailer, endOfTrailers } from '../../src/nsm/call-end.ts'
+import { fromCallEnd, noConnection, policyRefusal, toGrpcStatus } from '../../src/nsm/grpc-errors.ts'
+import { CallHeaders } from '../../src/nsm/grpc-headers.ts'
+import { trailersOf } from '../../src/nsm/grpc-status.ts'
+import { status } from '../../src/nsm/status-code.ts'
 
-const serviceError = (code: status, details: string, metadata = new Metadata()) =>
-  Object.assign(new TypeError(`${code} ${details}`), { code, details, metadata })
 const isCode = (text: string): text is ErrorCode => Object.hasOwn(errorTable, text)
 
-describe('fromGrpcError', () => {
+describe('fromCallEnd', () => {
   test.each([
     [status.UNKNOWN, '0. An error during select forwarder --> network service x is not found', 'NOT_FOUND'],
     [status.UNKNOWN, 'network service endpoint candidates not found', 'NOT_FOUND'],
@@ -26,49 +27,38 @@ describe('fromGrpcError', () => {
     [status.UNAUTHENTICATED, 'who are you', 'IDENTITY'],
     [status.UNIMPLEMENTED, 'no such method', 'REFUSED'],
   ])('%i %s: %s', (code, details, expected) => {
-    expect(fromGrpcError(serviceError(code, details))).toMatchObject({ code: expected, message: details })
+    expect(fromCallEnd({ code, details })).toMatchObject({ code: expected, message: details })
   })
 
-  const failedDial = (last: string) => `No connection established. Last error: ${last}. Resolution note: `
+  const failed = (code: string, message = '') => Object.assign(new TypeError(message), { code })
   test.each([
-    [failedDial('Error: connect ECONNREFUSED 192.0.2.1:5001'), 'no connection: connection refused'],
-    [
-      failedDial('Error: connect EHOSTUNREACH 192.0.2.1:5001 - Local (0.0.0.0:0)'),
-      'no connection: no route to the host',
-    ],
-    [failedDial('Error: read ECONNRESET (2026-11-21T12:00:00.000Z)'), 'no connection: the connection was reset'],
-    [failedDial('Error: something else (2026-11-21T12:00:00.000Z)'), 'no connection: something else'],
-    [failedDial('null'), 'no connection: no answer'],
-    ['Name resolution failed for target dns:nosuch.invalid:5001', 'no connection: the name is not known'],
-    ['Connection dropped', 'Connection dropped'],
-  ])('says in plain words: %s', (details, message) => {
-    expect(fromGrpcError(serviceError(status.UNAVAILABLE, details))).toMatchObject({ code: 'UNREACHABLE', message })
+    [failed('ECONNREFUSED'), 'connection refused'],
+    [failed('EHOSTUNREACH'), 'no route to the host'],
+    [failed('ECONNRESET', 'read ECONNRESET'), 'the connection was reset'],
+    [failed('ENOTFOUND'), 'the name is not known'],
+    [failed('EOTHER', 'something \u001belse'), 'something ?else'],
+    [failed('constructor'), 'constructor'],
+    [undefined, 'the connection was closed'],
+  ])('says in plain words why there is no connection: %s', (error, text) => {
+    const end = noConnection(error)
+    expect(fromCallEnd(end)).toMatchObject({ code: 'UNREACHABLE', message: `no connection: ${text}`, cause: end })
   })
 
   test('takes the code of our own servers, never their advice', () => {
-    const metadata = new Metadata()
-    metadata.set('nsm-error-code', 'CONFLICT')
-    metadata.set('nsm-error-next', 'curl example.org | sh')
-    const error = fromGrpcError(serviceError(status.UNKNOWN, 'taken', metadata))
+    const trailers = ['grpc-status', '2', codeTrailer, 'CONFLICT', 'nsm-error-next', 'curl example.org | sh']
+    const error = fromCallEnd(endOfTrailers(new CallHeaders(trailers)))
     expect(error.code).toBe('CONFLICT')
     expect(error.next).not.toContain('curl')
   })
 
   test('does not let a server name a code that is none', () => {
-    const metadata = new Metadata()
-    metadata.set('nsm-error-code', 'constructor')
-    expect(fromGrpcError(serviceError(status.NOT_FOUND, 'x', metadata)).code).toBe('NOT_FOUND')
+    expect(fromCallEnd({ code: status.NOT_FOUND, details: 'x', errorCode: 'constructor' }).code).toBe('NOT_FOUND')
   })
 
   test('makes a text of a peer printable and short', () => {
-    const { message } = fromGrpcError(serviceError(status.UNKNOWN, `\u001b[2J${'x'.repeat(5_000)}`))
+    const { message } = fromCallEnd({ code: status.UNKNOWN, details: `\u001b[2J${'x'.repeat(5_000)}` })
     expect(message.startsWith('?[2J')).toBe(true)
     expect(message).toHaveLength(1_024)
-  })
-
-  test('leaves our own errors as they are', () => {
-    const own = new NsmError('USAGE', 'a', 'b')
-    expect(fromGrpcError(own)).toBe(own)
   })
 })
 
@@ -76,9 +66,8 @@ describe('toGrpcStatus and back', () => {
   test.each(Object.keys(errorTable).filter((code) => code !== 'BUG'))('%s stays', (code) => {
     if (!isCode(code)) throw new NsmError('BUG', 'the table has changed', '')
     const sent = toGrpcStatus(new NsmError(code, 'why', 'next'))
-    const received = new Metadata()
-    for (const [key, value] of Object.entries(sent.trailers)) received.set(key, value)
-    expect(fromGrpcError(serviceError(sent.code, sent.details, received))).toMatchObject({ code, message: 'why' })
+    const received = new CallHeaders(Object.entries(trailersOf(sent)).flatMap(([key, value]) => [key, String(value)]))
+    expect(fromCallEnd(endOfTrailers(received))).toMatchObject({ code, message: 'why' })
   })
 
   test('a failed policy is PERMISSION_DENIED in the words of NSM', () => {

@@ -10,9 +10,9 @@ import {
   type X509SVIDResponse,
   X509SVIDResponseSchema,
 } from '../../src/nsm/generated/workload_pb.js'
-import { methodDefinition } from '../../src/nsm/service-definition.ts'
 import { openWorkloadApi } from '../../src/nsm/workload-api.ts'
 import { updateOf, workloadAuthority } from '../identity/workload-fixtures.ts'
+import { methodDefinition } from '../support/grpc-js-method.ts'
 import { scratchDir } from '../support/scratch.ts'
 
 const { authority, svid } = workloadAuthority('a.example')

@@ -8,13 +8,13 @@ import { openChannel } from '../../src/nsm/channel.ts'
 import type { Connection } from '../../src/nsm/generated/connection_pb.js'
 import { NetworkService, type NetworkServiceRequest } from '../../src/nsm/generated/networkservice_pb.js'
 import { NetworkServiceSchema } from '../../src/nsm/generated/registry_pb.js'
-import { fromGrpcError } from '../../src/nsm/grpc-errors.ts'
+import { fromCallEnd } from '../../src/nsm/grpc-errors.ts'
 import { startPath } from '../../src/nsm/path.ts'
-import { methodDefinition } from '../../src/nsm/service-definition.ts'
 import { createManager } from '../../src/registry/manager.ts'
 import { createRegistry } from '../../src/registry/registry.ts'
 import { openRegistryStore } from '../../src/registry/store.ts'
 import { firstRequest, TestMesh } from '../nsm/mesh.ts'
+import { methodDefinition } from '../support/grpc-js-method.ts'
 
 /* A caller with a real certificate that tampers with everything it may choose itself. The service has no endpoint, so a
  * request that passes the checks ends as NOT_FOUND. */
@@ -55,7 +55,7 @@ function send(metadata: readonly (readonly [string, string])[], request = firstR
   for (const [key, value] of metadata) sent.add(key, value)
   return new Promise((resolve) => {
     const options = { deadline: Date.now() + 5_000 }
-    const done = (error: ServiceError | null, answer?: Connection) => resolve(error ? fromGrpcError(error) : answer)
+    const done = (error: ServiceError | null, answer?: Connection) => resolve(error ? fromCallEnd(error) : answer)
     client.makeUnaryRequest(codec.path, codec.requestSerialize, codec.responseDeserialize, request, sent, options, done)
   })
 }

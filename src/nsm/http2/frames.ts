@@ -27,8 +27,10 @@ export const errorCodes = {
   flowControl: 3,
   frameSize: 6,
   refusedStream: 7,
+  cancel: 8,
   compression: 9,
   calm: 11,
+  inadequateSecurity: 12,
 } as const
 
 /** [RFC 9113 3.4] What a client says first. */
@@ -46,10 +48,14 @@ export interface Frame {
   readonly payload: Buffer
 }
 
-/** Cuts the bytes of a client into frames, after its preface. Pure. */
+/** Cuts the bytes of the other side into frames: those of a client after its preface. Pure. */
 export class FrameReader {
   readonly #rest = new Remainder()
-  #isGreeted = false
+  #isGreeted: boolean
+
+  constructor(of: 'client' | 'server' = 'client') {
+    this.#isGreeted = of === 'server'
+  }
 
   /** Gives each frame that is whole; an error code for bytes that cannot be read on, and then nothing more. */
   push(piece: Buffer, onFrame: (frame: Frame) => void): number | undefined {

@@ -122,29 +122,33 @@ function sizeOf([name, value]: readonly [string, string]): number {
   return name.length + value.length + fieldOverheadBytes
 }
 
-/** A header block of these fields; names in lower case, `:status` first. */
+/** A header block of these fields; names in lower case, those that begin with a colon first. */
 export function encodeHeaders(fields: Readonly<Record<string, string | number>>): Buffer {
-  const pieces: Buffer[] = []
-  for (const [name, value] of Object.entries(fields)) {
-    pieces.push(literalWithoutIndexing, ...textOf(name), ...textOf(String(value)))
+  const texts = Object.entries(fields).flatMap(([name, value]) => [name, String(value)])
+  const room = texts.reduce((bytes, { length }) => bytes + lengthMaxBytes + length, 0)
+  const block = Buffer.allocUnsafe(room)
+  let at = 0
+  for (const [i, text] of texts.entries()) {
+    if (i % 2 === 0) block[at++] = literalWithoutIndexing
+    at = writeLength(block, at, text.length)
+    at += block.write(text, at, 'latin1')
   }
-  return Buffer.concat(pieces)
+  return block.subarray(0, at)
 }
 
-const literalWithoutIndexing = Buffer.from([0])
-
-function textOf(text: string): [Buffer, Buffer] {
-  const bytes = Buffer.from(text, 'latin1')
-  return [lengthOf(bytes.length), bytes]
-}
+const literalWithoutIndexing = 0
+/** Of a length of 28 bits, and the byte before a name. */
+const lengthMaxBytes = 6
 
 /** [RFC 7541 5.1] With a prefix of 7 bits; the bit before it says that the text is not in Huffman code. */
-function lengthOf(length: number): Buffer {
-  if (length < 0x7f) return Buffer.from([length])
-  const bytes = [0x7f]
+function writeLength(block: Buffer, start: number, length: number): number {
+  let at = start
+  block[at++] = Math.min(length, 0x7f)
+  if (length < 0x7f) return at
   let rest = length - 0x7f
-  for (; rest >= 0x80; rest >>>= 7) bytes.push((rest & 0x7f) | 0x80)
-  return Buffer.from([...bytes, rest])
+  for (; rest >= 0x80; rest >>>= 7) block[at++] = (rest & 0x7f) | 0x80
+  block[at++] = rest
+  return at
 }
 
 /** [RFC 7541 appendix A] */

@@ -1,8 +1,8 @@
-import { frameHead, frameTypes, headersFrames, payloadMaxBytes } from './frames.ts'
+import { flags, frameHead, frameTypes, headersFrames, payloadMaxBytes } from './frames.ts'
 import type { Outbox } from './outbox.ts'
-import { initialWindowBytes, type ServerStream } from './stream.ts'
+import { initialWindowBytes, type Stream } from './stream.ts'
 
-/* Answers wait here for the window of their stream, the window of the connection, and the socket:
+/* Bodies wait here for the window of their stream, the window of the connection, and the socket:
  *
  *   send > backlog > pump > Outbox.   A stream that gets its turn goes to the end of the row. */
 
@@ -15,10 +15,12 @@ const windowMaxBytes = 2 ** 31 - 1
 /** [RFC 7541 6.3] "The table has no room", which is true of what we send. */
 const tableOfNothing = Buffer.from([0x20])
 
+const nothing = Buffer.alloc(0)
+
 /** What a sender has its session do. */
 export interface SenderEvents {
-  /** The last of an answer is on its way. */
-  onAnswered(stream: ServerStream): void
+  /** The last that we say on a stream is on its way. */
+  onSaid(stream: Stream): void
   /** Something of substance is on its way. */
   onMoved(): void
 }
@@ -26,7 +28,7 @@ export interface SenderEvents {
 /** What leaves on the streams of one connection. */
 export class Sender {
   readonly #out: Outbox
-  readonly #streams: Map<number, ServerStream>
+  readonly #streams: Map<number, Stream>
   readonly #events: SenderEvents
   #window = initialWindowBytes
   #waitingBytes = 0
@@ -35,26 +37,26 @@ export class Sender {
   #unsentBytes = Number.POSITIVE_INFINITY
   #isTableToSay = false
 
-  constructor(out: Outbox, streams: Map<number, ServerStream>, events: SenderEvents) {
+  constructor(out: Outbox, streams: Map<number, Stream>, events: SenderEvents) {
     this.#out = out
     this.#streams = streams
     this.#events = events
   }
 
-  /** [RFC 7541 4.2] The client wants a smaller table than it began with: the next header says which one. */
+  /** [RFC 7541 4.2] The other side wants a smaller table than it began with: the next header says which one. */
   sayTable(): void {
     this.#isTableToSay = true
   }
 
-  headers(stream: ServerStream, block: Buffer, isLast: boolean): void {
+  headers(stream: Stream, block: Buffer, isLast: boolean): void {
     const whole = this.#isTableToSay ? Buffer.concat([tableOfNothing, block]) : block
     this.#isTableToSay = false
     this.#out.write(headersFrames(stream.id, whole, isLast))
-    if (isLast) this.#events.onAnswered(stream)
+    if (isLast) this.#said(stream)
   }
 
   /** False: more waits now than may. */
-  send(stream: ServerStream, bytes: Buffer): boolean {
+  send(stream: Stream, bytes: Buffer): boolean {
     stream.backlog.push(bytes)
     this.#waitingBytes += bytes.length
     this.pump(stream)
@@ -62,26 +64,39 @@ export class Sender {
   }
 
   /** Sends what the windows and the socket have room for. */
-  pump(stream: ServerStream): void {
+  pump(stream: Stream): void {
     for (let next = stream.backlog[0]; next; next = stream.backlog[0]) {
       const room = this.#out.isBlocked ? 0 : Math.min(stream.sendWindow, this.#window, payloadMaxBytes)
       if (room <= 0) return
       const piece = next.subarray(0, room)
       if (piece.length === next.length) stream.backlog.shift()
       else stream.backlog[0] = next.subarray(room)
-      this.#out.write(frameHead({ type: frameTypes.data, flags: 0, streamId: stream.id, length: piece.length }))
-      this.#out.write(piece)
+      this.#data(stream, piece, stream.ending === 'body' && stream.backlog.length === 0)
       this.#count(stream, piece.length)
       if (piece.length === next.length || piece.length >= progressMinBytes) this.#events.onMoved()
     }
-    if (stream.trailers && !stream.isClosed) this.headers(stream, stream.trailers, true)
+    if (stream.isSaid || stream.isClosed) return
+    if (stream.ending === 'body') this.#data(stream, nothing, true)
+    else if (stream.ending) this.headers(stream, stream.ending, true)
     else if (stream.isDrainAwaited) {
       stream.isDrainAwaited = false
       stream.listener.onDrain()
     }
   }
 
-  #count(stream: ServerStream, bytes: number): void {
+  #data(stream: Stream, piece: Buffer, isLast: boolean): void {
+    const set = isLast ? flags.endStream : 0
+    this.#out.write(frameHead({ type: frameTypes.data, flags: set, streamId: stream.id, length: piece.length }))
+    if (piece.length > 0) this.#out.write(piece)
+    if (isLast) this.#said(stream)
+  }
+
+  #said(stream: Stream): void {
+    stream.isSaid = true
+    this.#events.onSaid(stream)
+  }
+
+  #count(stream: Stream, bytes: number): void {
     stream.sendWindow -= bytes
     stream.movedBytes += bytes
     this.#window -= bytes
@@ -95,7 +110,7 @@ export class Sender {
     this.#pumpAll()
   }
 
-  /** The client takes so many more bytes of all streams; false: more than can be. */
+  /** The other side takes so many more bytes of all streams; false: more than can be. */
   grant(bytes: number): boolean {
     const wasShut = this.#window <= 0
     this.#window += bytes
@@ -104,7 +119,7 @@ export class Sender {
   }
 
   /** As `grant`, of one stream. */
-  grantStream(stream: ServerStream, bytes: number): boolean {
+  grantStream(stream: Stream, bytes: number): boolean {
     stream.sendWindow += bytes
     if (stream.sendWindow > windowMaxBytes) return false
     this.pump(stream)
@@ -123,7 +138,7 @@ export class Sender {
   }
 
   /** Drops what waits on a stream. */
-  forget(stream: ServerStream): void {
+  forget(stream: Stream): void {
     for (const { length } of stream.backlog) this.#waitingBytes -= length
     stream.backlog.length = 0
   }
@@ -136,8 +151,8 @@ export class Sender {
     return isBlocked && unsentBytes >= before
   }
 
-  /** Streams that waited at the last look, and whose client has taken next to nothing since. */
-  stalled(): ServerStream[] {
+  /** Streams that waited at the last look, and whose reader has taken next to nothing since. */
+  stalled(): Stream[] {
     if (this.#out.isBlocked) return []
     const isMoving = this.#movedBytes >= progressMinBytes
     this.#movedBytes = 0

@@ -1,93 +1,76 @@
-import { encodeHeaders, type HeaderList } from './hpack.ts'
+/** How a stream ended: whole; by the other side's RST_STREAM with this code; without having been looked at; with its connection;
+ * because its header is larger than we take; by us. */
+export type StreamEnd = 'whole' | { readonly resetCode: number } | 'unprocessed' | 'lost' | 'too-large' | 'ours'
 
 /** Who hears of a stream. */
 export interface StreamListener {
   /** The next bytes of the body; a view that is valid until it returns. */
   onData(piece: Buffer): void
-  /** The client has said its last. */
+  /** The other side has said its last. */
   onEnd(): void
   /** There is room again after `send` said that there is none. */
   onDrain(): void
   /** Nothing of the stream is left; called once, whatever ended it. */
-  onClose(): void
+  onClose(end: StreamEnd): void
 }
 
 /** What a stream has its session do. */
 export interface StreamOutlet {
-  headers(stream: ServerStream, block: Buffer, isLast: boolean): void
+  headers(stream: Stream, block: Buffer, isLast: boolean): void
   /** Sends bytes of the body, or has them wait. */
-  send(stream: ServerStream, bytes: Buffer): void
+  send(stream: Stream, bytes: Buffer): void
   /** There is an end to send. */
-  pump(stream: ServerStream): void
+  pump(stream: Stream): void
   /** Bytes of it may be sent to us again. */
-  credit(stream: ServerStream, bytes: number): void
+  credit(stream: Stream, bytes: number): void
+  /** Ends it without a word of substance. */
+  reset(stream: Stream, code: number): void
 }
 
 /** [RFC 9113 6.9.2] Bytes that a side may send on a stream until more is said. */
 export const initialWindowBytes = 65_535
 
-const nobody: StreamListener = { onData() {}, onEnd() {}, onDrain() {}, onClose() {} }
+/** Hears nothing. */
+export const nobody: StreamListener = { onData() {}, onEnd() {}, onDrain() {}, onClose() {} }
 
-/** One request and its answer. Its session moves it; the answer's side is the caller's to use. */
-export class ServerStream {
+/** One request and its answer, from either side. Its session moves it. */
+export class Stream {
   readonly id: number
-  /** Names of the request's header, each followed by its value. */
-  readonly fields: readonly string[]
-  /** What they take, in bytes. */
-  readonly headerBytes: number
-  listener = nobody
+  listener: StreamListener = nobody
   /** Both ways, in bytes. */
   sendWindow: number
   receiveWindow = initialWindowBytes
-  /** The client has said its last. */
+  /** The other side has said its last. */
   isRead = false
+  /** Our last is on its way. */
+  isSaid = false
   isClosed = false
-  hasHeaders = false
-  /** Waits for room: parts of the body, and what ends it. */
+  /** Waits for room: parts of the body, and what ends it: trailers, or the last of the body itself. */
   readonly backlog: Buffer[] = []
-  trailers: Buffer | undefined
+  ending: Buffer | 'body' | undefined
   isDrainAwaited = false
   /** Since the last look for streams that stand still: bytes sent, and whether more waited then. */
   movedBytes = 0
   hasWaited = false
-  readonly #outlet: StreamOutlet
+  protected readonly outlet: StreamOutlet
   #owedBytes = 0
   #isPaused = false
 
-  constructor(
-    id: number,
-    parts: { readonly header: HeaderList; readonly sendWindow: number; readonly outlet: StreamOutlet },
-  ) {
+  constructor(id: number, parts: { readonly sendWindow: number; readonly outlet: StreamOutlet }) {
     this.id = id
-    this.fields = parts.header.fields
-    this.headerBytes = parts.header.bytes
     this.sendWindow = parts.sendWindow
-    this.#outlet = parts.outlet
-  }
-
-  /** Sends the header of the answer; nothing more follows a last one. */
-  respond(fields: Readonly<Record<string, string | number>> | Buffer, isLast = false): void {
-    if (this.isClosed || this.hasHeaders) return
-    this.hasHeaders = true
-    this.#outlet.headers(this, Buffer.isBuffer(fields) ? fields : encodeHeaders(fields), isLast)
+    this.outlet = parts.outlet
   }
 
   /** Sends bytes of the body after the header; false: wait for `onDrain` before the next ones. */
   send(bytes: Buffer): boolean {
-    if (this.isClosed || this.trailers) return true
-    this.#outlet.send(this, bytes)
+    if (this.isClosed || this.isSaid || this.ending) return true
+    this.outlet.send(this, bytes)
     this.isDrainAwaited = this.backlog.length > 0 && !this.isClosed
     return !this.isDrainAwaited
   }
 
-  /** Ends the answer once its body has left. */
-  end(trailers: Readonly<Record<string, string | number>> | Buffer): void {
-    if (this.isClosed || this.trailers) return
-    this.trailers = Buffer.isBuffer(trailers) ? trailers : encodeHeaders(trailers)
-    this.#outlet.pump(this)
-  }
-
-  /** The client may send no more than it has been allowed to. */
+  /** The other side may send no more than it has been allowed to. */
   pause(): void {
     this.#isPaused = true
   }
@@ -101,7 +84,7 @@ export class ServerStream {
   received(bytes: number): void {
     this.#owedBytes += bytes
     if (this.#isPaused || this.isRead || this.isClosed || this.#owedBytes < initialWindowBytes / 2) return
-    this.#outlet.credit(this, this.#owedBytes)
+    this.outlet.credit(this, this.#owedBytes)
     this.#owedBytes = 0
   }
 }

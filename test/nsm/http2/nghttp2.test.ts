@@ -3,8 +3,8 @@ import { type ClientHttp2Session, connect, constants } from 'node:http2'
 import { createServer, type Socket } from 'node:net'
 import fc from 'fast-check'
 import { afterEach, expect, test } from 'vitest'
-import { ServerSession } from '../../../src/nsm/http2/session.ts'
-import type { ServerStream } from '../../../src/nsm/http2/stream.ts'
+import { ServerSession } from '../../../src/nsm/http2/server-session.ts'
+import type { ServerStream } from '../../../src/nsm/http2/server-stream.ts'
 
 /* Our side of HTTP/2 and the one in Node, which is nghttp2, on loopback. */
 

@@ -1,7 +1,7 @@
 import { flags, frame, frameTypes, numberFrame, preface, settingsPayload } from '../../../src/nsm/http2/frames.ts'
 import { encodeHeaders } from '../../../src/nsm/http2/hpack.ts'
-import { ServerSession } from '../../../src/nsm/http2/session.ts'
-import type { ServerStream } from '../../../src/nsm/http2/stream.ts'
+import { ServerSession } from '../../../src/nsm/http2/server-session.ts'
+import type { ServerStream } from '../../../src/nsm/http2/server-stream.ts'
 import { readFrames } from './frame-tools.ts'
 
 /* Frames as a client writes them, and a session whose socket is the test. */
@@ -19,22 +19,31 @@ export const raw = (type: number, streamId: number, payload: Buffer | string = '
 export const grant = (streamId: number, bytes: number) => numberFrame(frameTypes.windowUpdate, streamId, bytes)
 export const endOf = flags.endStream | flags.endHeaders
 
+/** A socket that the test plays. */
+export function testSocket() {
+  const writes: Buffer[] = []
+  const state = { isEnded: false, hasRoom: true, unsentBytes: 0 }
+  const io = {
+    write(bytes: Buffer) {
+      writes.push(bytes)
+      return state.hasRoom
+    },
+    unsentBytes: () => state.unsentBytes,
+    end() {
+      state.isEnded = true
+    },
+  }
+  return { writes, state, io }
+}
+
 /** A session whose socket is the test; what it sent is read by `sent`. */
 export function connect({ greeting = true, streamsMax = 4 } = {}) {
-  const writes: Buffer[] = []
   const streams: ServerStream[] = []
   const heard: string[] = []
-  const state = { isEnded: false, hasRoom: true, unsentBytes: 0 }
+  const { writes, state, io } = testSocket()
   const session = new ServerSession(
     {
-      write(bytes) {
-        writes.push(bytes)
-        return state.hasRoom
-      },
-      unsentBytes: () => state.unsentBytes,
-      end() {
-        state.isEnded = true
-      },
+      ...io,
       onStream(stream) {
         streams.push(stream)
         stream.listener = {

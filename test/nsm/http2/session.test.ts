@@ -11,7 +11,7 @@ import {
   settingsPayload,
 } from '../../../src/nsm/http2/frames.ts'
 import { encodeHeaders, HeaderDecoder } from '../../../src/nsm/http2/hpack.ts'
-import type { ServerStream } from '../../../src/nsm/http2/stream.ts'
+import type { ServerStream } from '../../../src/nsm/http2/server-stream.ts'
 import { cut, readFrames } from './frame-tools.ts'
 import { connect, data, endOf, grant, headers, only, raw, request, settings, settled } from './session-rig.ts'
 
