@@ -19,7 +19,7 @@ export class Logout extends NsmCommand {
     }),
   }
   static override flags = {
-    all: Flags.boolean({ default: false, env: 'NSM_ALL', summary: 'forget every identity' }),
+    all: Flags.boolean({ default: false, env: 'NSM_LOGOUT_ALL', summary: 'forget every identity' }),
   }
 
   async run(): Promise<LogoutResult> {

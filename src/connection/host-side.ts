@@ -43,7 +43,10 @@ export class HostSide {
     return before === undefined
   }
 
-  /** Sets again what the kernel took, as it does with routes, and with addresses of IPv6, when an interface is set down. */
+  /**
+   * Sets again what the kernel took, as it does with routes, and with addresses of IPv6, when an interface is set down. One that is
+   * down still refuses the first route, and then nothing was changed: an address set and taken back would be news of a change.
+   */
   async restore({ addresses, routes }: Pick<HostNetwork, 'addresses' | 'routes'>): Promise<void> {
     const wanted = this.#configured
     if (!wanted) return
@@ -56,10 +59,14 @@ export class HostSide {
       addresses: wanted.addresses.filter(present(addresses)),
       routes: wanted.routes.filter(present(routes)),
     }
-    const missing = wanted.addresses.length + wanted.routes.length - left.addresses.length - left.routes.length
-    if (missing === 0) return
-    this.#log.warn('addresses or routes of the tunnel were removed, and are set again', { prefixes: missing })
-    await this.#machine.updateInterface(left, wanted, this.#log)
+    const routed = { ...left, routes: wanted.routes }
+    const missingRoutes = wanted.routes.length - left.routes.length
+    const missingAddresses = wanted.addresses.length - left.addresses.length
+    if (missingRoutes > 0) await this.#machine.updateInterface(left, routed, this.#log)
+    if (missingAddresses > 0 && this.#configured === wanted)
+      await this.#machine.updateInterface(routed, wanted, this.#log)
+    const prefixes = missingRoutes + missingAddresses
+    if (prefixes > 0) this.#log.warn('addresses or routes of the tunnel were removed, and are set again', { prefixes })
   }
 
   /** Leaves the interface without addresses and routes, and the prefixes to the machine. */

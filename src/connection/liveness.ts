@@ -24,6 +24,8 @@ export interface Liveness {
   readonly lookedAtMs: number | undefined
   /** For how long an echo is unanswered, milliseconds; time in which nobody looked counts little. */
   readonly silentMs: number
+  /** Its session was older than any may be. */
+  readonly isOverdue: boolean
 }
 
 /** How often is looked, and how long a silence is a death. */
@@ -61,7 +63,7 @@ const handshakeAgeMaxMs = 195_000
 
 /** A path of which nothing was heard yet. */
 export function beginLiveness(heard: number): Liveness {
-  return { isAlive: true, answers: false, heard, silentLooks: 0, lookedAtMs: undefined, silentMs: 0 }
+  return { isAlive: true, answers: false, heard, silentLooks: 0, lookedAtMs: undefined, silentMs: 0, isOverdue: false }
 }
 
 /** The pace that NSM's settings ask for; what they leave out is ours. */
@@ -80,7 +82,7 @@ export function judge(before: Liveness, look: Look, pace: Pace): Verdict {
   const isAlive = before.isAlive && !isLost
   const isDeaf = !before.answers && silentLooks > deafLooks
   return {
-    next: { ...before, silentLooks, silentMs, lookedAtMs: look.nowMs, isAlive },
+    next: { ...before, silentLooks, silentMs, lookedAtMs: look.nowMs, isAlive, isOverdue: isOverdue(look) },
     change: isLost ? 'lost' : 'none',
     echoes: isAlive && !isDeaf ? Math.min(silentLooks, burstMax) : 1,
     delayMs: isDeaf ? deafLookMs : pace.lookMs,
@@ -88,13 +90,18 @@ export function judge(before: Liveness, look: Look, pace: Pace): Verdict {
 }
 
 function heard(before: Liveness, { heard, nowMs }: Look, pace: Pace): Verdict {
-  const next = { isAlive: true, answers: true, heard, silentLooks: 0, lookedAtMs: nowMs, silentMs: 0 }
+  const next = { ...beginLiveness(heard), answers: true, lookedAtMs: nowMs }
   return { next, change: before.isAlive ? 'none' : 'found', echoes: 0, delayMs: pace.lookMs }
 }
 
 function isDead(path: Liveness, look: Look, pace: Pace): boolean {
-  if ((look.handshakeAgeMs ?? 0) > handshakeAgeMaxMs) return true
+  // A machine that slept finds its session overdue, and needs a moment to renew it.
+  if (!path.answers) return path.isOverdue && isOverdue(look)
   // A timer may fire a little early.
   const neededMs = Math.max(pace.silenceMs, 3 * (look.rttMs ?? 0) + pace.lookMs) - pace.lookMs / 4
-  return path.answers && path.silentMs >= neededMs
+  return path.silentMs >= neededMs
+}
+
+function isOverdue({ handshakeAgeMs }: Look): boolean {
+  return (handshakeAgeMs ?? 0) > handshakeAgeMaxMs
 }

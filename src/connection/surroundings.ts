@@ -16,7 +16,7 @@ const surroundingsMs = 1_000
 
 /**
  * Judges once, and again when the machine's network, its resolvers or the other connections changed, until the signal is aborted.
- * A judgement that gives true is made again a second later: reading a large table of routes takes 30 ms, so nothing is read in vain.
+ * A judgement that gives true or fails is made again a second later: reading a large table of routes takes 30 ms, so nothing is read in vain.
  */
 export async function watchSurroundings(
   { clock, machine, names, others }: SurroundingsParts,
@@ -31,7 +31,8 @@ export async function watchSurroundings(
       const around = JSON.stringify([others(), await names.upstreams()])
       if (!changes.any() && around === before && !again) continue
       before = around
-      again = await judge()
+      // A network that could not be read is read again.
+      again = await judge().catch(() => true)
     }
   } finally {
     changes.close()

@@ -5,7 +5,7 @@ import { loadEnrolment } from '../identity/enrolment-file.ts'
 import type { LogoutRequest, LogoutResult } from './login-protocol.ts'
 import type { Logins } from './logins.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
-import { forgetStored, readLastDomain, readLoginDomains } from './stored-identity.ts'
+import { forgetStored, readLastDomain, readLoginDomains, readStoredDomains } from './stored-identity.ts'
 
 /** An identity that rests on this machine. */
 interface Stored {
@@ -27,7 +27,7 @@ interface Place {
  */
 export async function logOut(place: Place, request: LogoutRequest): Promise<LogoutResult> {
   const { settings, logins } = place
-  const stored = await storedIdentities(place)
+  const stored = await storedIdentities(place, request)
   const chosen = chooseStored(stored, request)
   const warnings: string[] = []
   for (const { trustDomain } of chosen) warnings.push(...(await logins.of(trustDomain).forget()))
@@ -45,9 +45,19 @@ export async function logOut(place: Place, request: LogoutRequest): Promise<Logo
   return { apiVersion: 'nsm/logout/v1', forgotten: chosen.map(nameOf), ...(warnings.length > 0 && { warnings }) }
 }
 
-async function storedIdentities({ settings, logins }: Place): Promise<readonly Stored[]> {
+/** Throws what `logOut` would, and changes nothing. */
+export async function checkLogout(place: Place, request: LogoutRequest): Promise<void> {
+  chooseStored(await storedIdentities(place, request), request)
+}
+
+/** All that rest where a name or all are wanted; else the one that was joined last, and those that somebody logged in to. */
+async function storedIdentities(
+  { settings, logins }: Place,
+  { whose, all }: LogoutRequest,
+): Promise<readonly Stored[]> {
   const last = await readLastDomain(settings)
-  const domains = new Set([...(last === undefined ? [] : [last]), ...(await readLoginDomains(settings))])
+  const others = all || whose !== undefined ? await readStoredDomains(settings) : await readLoginDomains(settings)
+  const domains = new Set([...(last === undefined ? [] : [last]), ...others])
   const stored: Stored[] = []
   for (const trustDomain of domains) {
     const record = await logins.of(trustDomain).find()

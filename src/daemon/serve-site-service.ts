@@ -90,7 +90,7 @@ async function* tellPolicy({ admission, text }: Pick<ServePolicy, 'admission' | 
 function notTheirs(): NsmError {
   return new NsmError(
     'IDENTITY',
-    'the member did not ask this site for a new identity (TOKEN_INVALID)',
+    'the member did not ask this site (TOKEN_INVALID)',
     'ask again with a fresh token of the member',
   )
 }

@@ -15,7 +15,7 @@ import { auditedLogin } from './audited-login.ts'
 import { openDomainSession } from './domain-session.ts'
 import type { IdentityResult, LoginApi, LoginRequest, LogoutRequest, LogoutResult } from './login-protocol.ts'
 import { Logins } from './logins.ts'
-import { logOut } from './logout.ts'
+import { checkLogout, logOut } from './logout.ts'
 import { parseManager, resolveTarget } from './manager-address.ts'
 import { createNameService } from './name-service.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
@@ -116,13 +116,15 @@ export class Sessions implements LoginApi {
     return this.#turns.run('sessions', async () => {
       const inMemory = this.#ephemeralDomain
       const { spiffeId } = await this.whoami()
+      const place = { settings: this.#parts.settings, logins: this.logins }
+      const { whose = inMemory, all } = request
+      const isStoredMeant = inMemory === undefined || whose !== inMemory || all
+      if (isStoredMeant) await checkLogout(place, request)
       // With its session an identity in memory is gone, whoever else is meant.
       await this.close()
       this.#ephemeralDomain = undefined
-      const place = { settings: this.#parts.settings, logins: this.logins }
-      const { whose = inMemory, all } = request
-      if (inMemory === undefined) return logOut(place, request)
-      const stored = whose === inMemory && !all ? nothingForgotten : await logOut(place, request)
+      const stored = isStoredMeant ? await logOut(place, request) : nothingForgotten
+      if (inMemory === undefined) return stored
       return { ...stored, forgotten: [spiffeId ?? inMemory, ...stored.forgotten] }
     })
   }

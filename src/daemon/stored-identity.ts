@@ -24,6 +24,12 @@ export async function readLoginDomains(settings: Settings): Promise<readonly str
   return names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length))
 }
 
+/** The trust domains of which this machine has an identity or a login, however it came by it. */
+export async function readStoredDomains(settings: Settings): Promise<readonly string[]> {
+  const names = await readdir(dirname(lastDomainPath(settings))).catch(() => [])
+  return names.filter((name) => name.endsWith('.json')).map((name) => name.replace(/(\.login)?\.json$/, ''))
+}
+
 /** Removes the identities of these trust domains, their keys with them, that one of them was joined last, and what killed writers left. */
 export async function forgetStored(settings: Settings, domains: readonly string[]): Promise<void> {
   for (const domain of domains) await rm(enrolmentPath(settings, domain), { force: true })

@@ -1,5 +1,7 @@
 /** Ours: answers that wait for their reader; then the server is to wait too. */
 const waitingMaxBytes = 32 * 1024
+/** Ours: what a message takes here besides its bytes, so that empty ones count as well. */
+const messageOverheadBytes = 128
 
 /** Messages of one stream between the connection and the loop that reads them, and what comes after the last one. */
 export class AnswerQueue<End> {
@@ -11,7 +13,7 @@ export class AnswerQueue<End> {
   /** Adds a message; false: no more until `hasRoom`. */
   push(message: Buffer): boolean {
     this.#messages.push(message)
-    this.#bytes += message.length
+    this.#bytes += message.length + messageOverheadBytes
     this.#wake()
     return this.hasRoom
   }
@@ -36,7 +38,7 @@ export class AnswerQueue<End> {
   async next(): Promise<Buffer | { readonly end: End }> {
     for (;;) {
       const message = this.#messages.shift()
-      this.#bytes -= message?.length ?? 0
+      if (message) this.#bytes -= message.length + messageOverheadBytes
       const found = message ?? this.#end
       if (found) return found
       await new Promise<void>((resolve) => {

@@ -37,7 +37,7 @@ const askTimeoutMs = 10_000
 const keysTimeoutMs = 10_000
 /** Ours: tokens kept, 1 KiB each; beyond it the oldest is forgotten. */
 const tokensMax = 256
-/** Ours: what a token must be good for to be handed out while the server is away. */
+/** Ours: what a token must be good for to be handed out while the server is away or busy. */
 const leftMinMs = 30_000
 
 /** Tokens are kept until half their life, as SPIRE's agent does; keys are checked against in this process. */
@@ -53,9 +53,14 @@ export function createAuthorityJwt(parts: AuthorityJwtParts): AuthorityJwt {
     if (isSigning()) return held
     throw new NsmError('REFUSED', 'the server signs no JWT-SVIDs', 'have its nsm updated')
   }
+  /** One that is good for a while yet. */
+  const goodOf = (key: string) => {
+    const kept = tokens.get(key)
+    return kept && endOf(kept) - clock.wallMs() > leftMinMs ? kept : undefined
+  }
   const ask = async (key: string, audience: readonly string[]) => {
     const method = IdentityService.method.fetchJwtSvid
-    const settings = { timeoutMs: askTimeoutMs, wait: !tokens.has(key) }
+    const settings = { timeoutMs: askTimeoutMs, wait: goodOf(key) === undefined }
     try {
       const { message } = await channel.unary(method, { audience: [...audience] }, settings)
       tokens.delete(key)
@@ -65,10 +70,11 @@ export function createAuthorityJwt(parts: AuthorityJwtParts): AuthorityJwt {
       return message
     } catch (error) {
       const { code, message, next } = toNsmError(error)
-      const kept = tokens.get(key)
-      if (code === 'UNREACHABLE' && kept && endOf(kept) - clock.wallMs() > leftMinMs) return kept
-      if (code !== 'UNREACHABLE') tokens.delete(key)
-      throw new NsmError(codes[code] ?? code, message, next, { cause: error })
+      const denied = codes[code]
+      if (denied) tokens.delete(key)
+      const good = goodOf(key)
+      if (good) return good
+      throw new NsmError(denied ?? code, message, next, { cause: error })
     }
   }
   const current = (key: string, audience: readonly string[]) => {

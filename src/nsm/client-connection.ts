@@ -68,6 +68,7 @@ export class ClientConnection {
       this.#session?.lost()
       events.onClosed(this.#why)
     })
+    this.#keepAwake()
   }
 
   /** True: a call may begin. */
@@ -121,7 +122,7 @@ export class ClientConnection {
     socket.on('data', (piece) => session.receive(piece, clock.monotonicMs()))
   }
 
-  /** A connection without a call does not keep the process. */
+  /** A connection without a call does not keep the process, also while it is dialled. */
   #keepAwake(): void {
     if (this.#session?.openStreams) this.#socket.ref()
     else this.#socket.unref()

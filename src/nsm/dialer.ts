@@ -7,7 +7,6 @@ import { ClientConnection, type Dialing } from './client-connection.ts'
 import { Deadlines } from './deadlines.ts'
 import { noConnection } from './grpc-errors.ts'
 import { grpcMediaType, timeoutText } from './grpc-headers.ts'
-
 import { encodeHeaders } from './http2/hpack.ts'
 
 /* idle --call--> dialing --ready--> ready --GOAWAY, lost--> idle
@@ -173,7 +172,7 @@ export class Dialer {
     this.#dialInTime()
   }
 
-  /** A call that waits for the next attempt keeps the process, which nothing else would. */
+  /** A call that waits for a connection keeps the process, which nothing else would. */
   #awake(): void {
     if (this.#waiting.size > 0) this.#cancelAwake ??= keepingClock.after(Number.POSITIVE_INFINITY, () => {})
     else if (this.#cancelAwake) {

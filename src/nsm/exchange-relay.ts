@@ -1,4 +1,5 @@
 import type { Clock } from '../base/clock.ts'
+import { eachState } from '../base/each-state.ts'
 import type { HeldJwtBundles } from '../identity/jwt-bundles.ts'
 import type { IdentitySource } from '../identity/source.ts'
 import { parseSpiffeId } from '../identity/spiffe-id.ts'
@@ -51,13 +52,21 @@ export function relayedIdentityService(parts: RelayParts): MethodBinding[] {
       const request = { audience, ...shownBy(peer) }
       return (await channel.unary(SiteService.method.fetchMemberJwtSvid, request, { signal })).message
     }),
-    serverStream(watchBundles, (_request, call) => tellBundles(believedBy(parts), call.signal)),
+    serverStream(watchBundles, (_request, call) => tellOnceKnown(parts, call.signal)),
   ]
 }
 
 /** By which the authority sees that a member did ask here. */
 function shownBy({ certificate, intermediates = [], token = '' }: PeerContext) {
   return { chain: concatenate([certificate, ...intermediates]), token }
+}
+
+/** No keys would mean that the authority signs no tokens, and applications would not ask again: nothing is told before it told. */
+async function* tellOnceKnown({ source, keys }: Pick<RelayParts, 'source' | 'keys'>, signal: AbortSignal) {
+  const known = { current: () => keys.current() !== undefined, onChange: keys.onChange, isSame: Object.is }
+  for await (const isKnown of eachState(known, signal)) {
+    if (isKnown) return yield* tellBundles(believedBy({ source, keys }), signal)
+  }
 }
 
 function believedBy({ source, keys }: Pick<RelayParts, 'source' | 'keys'>) {

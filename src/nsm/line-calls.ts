@@ -196,7 +196,7 @@ function whenItMustEnd(line: CallLine, signal: AbortSignal | undefined, fail: (r
 }
 
 /** Names the server in what is said of silence, or why there is no connection; every other failure keeps its own text. */
-function explain(end: CallEnd, line: CallLine, timeoutMs = 0): NsmError {
+function explain(end: CallEnd, line: CallLine, timeoutMs?: number): NsmError {
   const known = fromCallEnd(end)
   if (known.code !== 'UNREACHABLE') return known
   const { where } = line
@@ -205,7 +205,7 @@ function explain(end: CallEnd, line: CallLine, timeoutMs = 0): NsmError {
     const text = `nothing answers at ${where}: ${systemText(error)}`
     return line.refused() ?? new NsmError('UNREACHABLE', text, known.next, { cause: error })
   }
-  const isLate = end.code === status.DEADLINE_EXCEEDED
+  const isLate = timeoutMs !== undefined && end.code === status.DEADLINE_EXCEEDED
   const text = isLate ? `no answer from ${where} within ${timeoutMs / 1_000} s` : `${where}: ${known.message}`
   return new NsmError('UNREACHABLE', text, known.next, { cause: end })
 }

@@ -154,8 +154,9 @@ class MemberTunnel implements RestartableTunnel {
       this.#passTables(fwmark, false)
       throw error
     }
-    this.#passTables(this.#fwmark, false)
+    const former = this.#fwmark
     this.#fwmark = fwmark
+    this.#passTables(former, false)
   }
 
   #passTables(fwmark: number, add: boolean): void {

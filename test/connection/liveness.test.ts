@@ -88,8 +88,16 @@ describe('judge', () => {
     expect(answered.next.silentMs).toBe(0)
   })
 
-  test('a session that is older than any may be is dead, whether it ever answered or not', () => {
-    expect(look('.', 1, 196_000)).toEqual(['lost'])
+  test('a session that is older than any may be at two looks is dead where nothing ever answered', () => {
+    expect(look('..', 1, 196_000)).toEqual(['1', 'lost'])
+  })
+
+  test('a machine that slept has time to renew a session that is older than any may be', () => {
+    expect(look('x...', 1, 8 * 3_600_000)).toEqual(look('x...'))
+    const deaf = { ...beginLiveness(0), silentLooks: 100 }
+    const woken = judge(deaf, { nowMs: 0, heard: 0, rttMs: 1, handshakeAgeMs: 8 * 3_600_000 }, usualPace)
+    const renewed = judge(woken.next, { nowMs: 5_000, heard: 0, rttMs: 1, handshakeAgeMs: 4_900 }, usualPace)
+    expect([woken.change, renewed.change]).toEqual(['none', 'none'])
   })
 
   test('an endpoint that does not answer is asked seldom after a while', () => {

@@ -3,7 +3,7 @@ import { watchSurroundings } from '../../src/connection/surroundings.ts'
 import type { Other } from '../../src/connection/taken.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
-function start(judgements: boolean[] = []) {
+function start(judgements: (boolean | Error)[] = []) {
   const clock = createFakeClock()
   const stop = new AbortController()
   const world = { changed: false, isOpen: false, judged: 0, upstreams: ['192.0.2.53'], others: [] as Other[] }
@@ -22,7 +22,9 @@ function start(judgements: boolean[] = []) {
   const names = { upstreams: async () => world.upstreams.map((address) => ({ address, port: 53 })) }
   const judge = async () => {
     world.judged++
-    return judgements.shift() ?? false
+    const judgement = judgements.shift() ?? false
+    if (judgement instanceof Error) throw judgement
+    return judgement
   }
   const parts = { clock, machine: { openHostChanges }, names, others: () => world.others }
   const ended = watchSurroundings(parts, judge, stop.signal).catch((error: unknown) => error)
@@ -57,6 +59,11 @@ test.each([
 test('watchSurroundings judges each second while a judgement asks for it', async () => {
   const { within } = start([true, true, true])
   expect([await within(1), await within(60)]).toEqual([1, 3])
+})
+
+test('watchSurroundings judges again after a judgement that failed', async () => {
+  const { within } = start([new Error('the network cannot be read')])
+  expect([await within(1), await within(60)]).toEqual([1, 1])
 })
 
 test('watchSurroundings listens no more when it is stopped', async () => {

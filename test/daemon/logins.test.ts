@@ -248,6 +248,17 @@ describe('a login that is kept', () => {
     expect(await useElsewhere(request.refreshToken ?? '')).toEqual({ refused: 'invalid_grant' })
   })
 
+  test.each([
+    ['when all are meant', { all: true }, ['spiffe://test.internal/user/alice', 'joined.internal']],
+    ['by its name', { whose: 'joined.internal', all: false }, ['joined.internal']],
+  ])('leaves no identity of a join string from before behind %s', async (_when, wanted, expected) => {
+    const { sessions } = await connected()
+    await writeFile(join(dir, 'laptop', 'identities', 'joined.internal.json'), 'a key')
+    expect((await sessions.logout(wanted)).forgotten).toEqual(expected)
+    const left = readdirSync(join(dir, 'laptop', 'identities')).filter((name) => name.startsWith('joined'))
+    expect(left).toEqual([])
+  })
+
   describe('beside another one', () => {
     const [alice, bob] = ['spiffe://test.internal/user/alice', 'spiffe://other.internal/user/bob']
     async function two() {

@@ -104,6 +104,14 @@ describe('nsm serve with an issuer', () => {
     },
   )
 
+  test('is kept where a logout names an identity that this machine does not have', async () => {
+    const { openJoinString: joinString = '' } = await byFlags()
+    const job = sessions('job')
+    const session = await job.open({ joinString, idToken: await issuer.token(good) }, signal)
+    await expect(job.logout({ all: false, whose: 'tset.internal' })).rejects.toMatchObject({ code: 'NOT_FOUND' })
+    expect(await job.open({}, signal)).toBe(session)
+  })
+
   test('takes issuers of a file', async () => {
     const rule = { name: 'deploy', match: good, id: '/ci/{repository_id}', ttl: '2m' }
     const path = join(dir, 'issuers.json')

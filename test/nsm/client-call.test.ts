@@ -6,6 +6,7 @@ import { encodeHeaders } from '../../src/nsm/http2/hpack.ts'
 import { callStream } from '../../src/nsm/line-calls.ts'
 import { status } from '../../src/nsm/status-code.ts'
 import { codeOf, detailsOf } from '../../src/nsm/workload-calls.ts'
+import { createFakeClock } from '../support/fake-clock.ts'
 import { lineTo, serving, startServer } from './client-rig.ts'
 import { answer, goaway, okHeader, reset, trailers } from './http2/client-rig.ts'
 import { data, raw } from './http2/session-rig.ts'
@@ -40,7 +41,7 @@ huge.writeUInt32BE(5 * 1024 * 1024, 1)
 describe('a call with one answer', () => {
   test('sends what gRPC asks for, and understands the answer', async () => {
     const server = await startServer()
-    const asked = lineTo(server).ask({ timeoutMs: 90_000, metadata: { own: 'value' } })
+    const asked = lineTo(server, createFakeClock()).ask({ timeoutMs: 90_000, metadata: { own: 'value' } })
     const connection = await server.next()
     const { fields, streamId } = await connection.next(frameTypes.headers)
     const sent = Object.fromEntries(fields.flatMap((name, i) => (i % 2 === 0 ? [[name, fields[i + 1]]] : [])))
@@ -51,9 +52,9 @@ describe('a call with one answer', () => {
       ':authority': 'localhost',
       te: 'trailers',
       'content-type': 'application/grpc',
+      'grpc-timeout': '90000m',
       own: 'value',
     })
-    expect(sent['grpc-timeout']).toMatch(/^(90000|89\d{3})m$/)
     const { payload, flags: set } = await connection.next(frameTypes.data)
     expect([payload, set]).toEqual([frameMessage(Buffer.from('\x0a\x02it')), flags.endStream])
     connection.say(
@@ -172,6 +173,15 @@ describe('a call with a stream of answers', () => {
     expect((await stream.next()).value).toMatchObject({ status: 1 })
     expect((await stream.next()).value).toMatchObject({ status: 1 })
     await expect(stream.next()).rejects.toMatchObject({ code: 'UNREACHABLE', message: expect.stringContaining('gone') })
+  })
+
+  test('has no deadline of its own: the text of a server that speaks of one stays', async () => {
+    const { connection, stream } = await watch()
+    connection.say(ended({ 'grpc-status': 4, 'grpc-message': 'too late upstream' }))
+    await expect(stream.next()).rejects.toMatchObject({
+      code: 'UNREACHABLE',
+      message: expect.stringContaining('too late upstream'),
+    })
   })
 
   test('ends with the status OK', async () => {

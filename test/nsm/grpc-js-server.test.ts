@@ -8,6 +8,7 @@ import {
   type ServerWritableStream,
 } from '@grpc/grpc-js'
 import { expect, onTestFinished, test } from 'vitest'
+import type { Clock } from '../../src/base/clock.ts'
 import { certificatesToPem } from '../../src/identity/pem.ts'
 import { decodeToken } from '../../src/identity/token.ts'
 import { ConnectionEventSchema, MonitorConnection } from '../../src/nsm/generated/connection_pb.js'
@@ -19,6 +20,7 @@ import {
   type NetworkService as Service,
 } from '../../src/nsm/generated/registry_pb.js'
 import { status } from '../../src/nsm/status-code.ts'
+import { createFakeClock } from '../support/fake-clock.ts'
 import { methodDefinition } from '../support/grpc-js-method.ts'
 import { TestMesh } from './mesh.ts'
 
@@ -36,9 +38,9 @@ interface Handlers {
 
 async function serve(
   { register: onRegister = () => {}, monitor = () => {}, prefixes = () => {} }: Handlers,
-  options = {},
+  { clock, ...options }: { readonly clock?: Clock; readonly 'grpc.max_concurrent_streams'?: number } = {},
 ) {
-  const mesh = new TestMesh()
+  const mesh = new TestMesh(undefined, clock)
   const { svid } = mesh.issue('/manager')
   const server = new Server(options)
   server.addService({ Register: methodDefinition(register) }, { Register: onRegister })
@@ -210,11 +212,21 @@ test('a server that ends in the middle of a stream, and of a call', async () => 
 })
 
 test('the deadline of a call reaches the server, which ends it too', async () => {
+  const clock = createFakeClock(Date.now())
+  const begun = Promise.withResolvers<unknown>()
   const ended = Promise.withResolvers<void>()
-  const { channel } = await serve({ register: (call) => void call.once('cancelled', () => ended.resolve()) })
-  await expect(channel.unary(register, {}, { timeoutMs: 300 })).rejects.toMatchObject({
-    code: 'UNREACHABLE',
-    message: expect.stringContaining('within 0.3 s'),
-  })
+  const { channel } = await serve(
+    {
+      register(call) {
+        call.once('cancelled', () => ended.resolve())
+        begun.resolve(call.getDeadline())
+      },
+    },
+    { clock },
+  )
+  const asked = channel.unary(register, {}, { timeoutMs: 200_000 }).catch((error: unknown) => error)
+  expect(await begun.promise).toBeLessThan(Number.POSITIVE_INFINITY)
+  await clock.advance(200_000)
+  expect(await asked).toMatchObject({ code: 'UNREACHABLE', message: expect.stringContaining('within 200 s') })
   await ended.promise
 })

@@ -5,7 +5,7 @@ import { NetworkService } from '../../src/nsm/generated/networkservice_pb.js'
 import { type ScriptedCall, startScriptedServer } from '../support/scripted-server.ts'
 import { firstRequest, TestMesh } from './mesh.ts'
 
-/* What grpc-js does with a client of NetworkService, seen by a server that is not ours. */
+/* One line, seen by a server that is not ours. */
 
 const mesh = new TestMesh()
 afterAll(() => mesh.close())
@@ -21,7 +21,7 @@ const ok = (call: ScriptedCall) => {
 }
 
 describe('a line', () => {
-  test('is closed without a Close call, although grpc-js would give that method the same name', async () => {
+  test('is closed without a Close call, which is a method of NetworkService', async () => {
     const server = await serve('/manager', (call) => {
       if (call.method.endsWith('/Close')) ok(call)
     })

@@ -53,16 +53,20 @@ test('connections that a member never closes are its own sixteen, and an answer 
   expect(net.nowMs).toBe(1)
 })
 
-test('however many members take all they can, one that has nothing is served', () => {
+test.each([
+  ['by turns', (members: readonly StackNode[]) => Array.from({ length: 16 }, () => members).flat()],
+  [
+    'one after the other',
+    (members: readonly StackNode[]) => members.flatMap((one) => Array.from({ length: 16 }, () => one)),
+  ],
+])('nineteen members that take all they can, %s, leave a place for one that has nothing', (_order, attempts) => {
   const { net, hub, members } = stackStar(20)
   const honest = members.at(-1)
   if (!honest) throw new Error('members')
-  for (let round = 0; round < 16; round++) {
-    for (const member of members.slice(0, -1)) {
-      member.stack.connectTcp({ address: '10.7.0.1', port: 53 }, net.nowMs)
-      net.collect(member)
-      net.settle()
-    }
+  for (const member of attempts(members.slice(0, -1))) {
+    member.stack.connectTcp({ address: '10.7.0.1', port: 53 }, net.nowMs)
+    net.collect(member)
+    net.settle()
   }
   expect(hub.engine.counters()['connectionsLimited']).toBeGreaterThan(0)
   expect(ask(net, honest, hub)).toBe('answer to question')

@@ -189,7 +189,7 @@ impl Stack {
         }
         let of_peer = self.entries.iter().filter(|entry| entry.peer == peer);
         let (all, half) = of_peer.fold((0, 0), |(all, half), entry| (all + 1, half + usize::from(entry.is_half_open())));
-        // No more than are left for others: however many peers take all they can, one that has none gets its first.
+        // No more than are left for others: it takes 20 peers that hold all they can to leave no place at a hub.
         let most = self.limits.of_peer.min(self.limits.sockets - self.entries.len());
         if all >= most || half >= self.limits.half_open {
             return false;
