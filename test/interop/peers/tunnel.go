@@ -22,8 +22,8 @@ import (
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/wireguard"
 )
 
-// One answer through the tunnel, with five of WireGuard's handshake retries: each comes after 5 s and up to a third more.
-const answerTimeout = 30 * time.Second
+// One answer through the tunnel. WireGuard gives up a handshake after 90 s, and a site's link may begin anew meanwhile.
+const answerTimeout = 90 * time.Second
 
 // Between two pings that are not answered.
 const pingPause = time.Second
