@@ -6,6 +6,7 @@ import { ClientSession } from './http2/client-session.ts'
 import type { ClientStream, ClientStreamListener } from './http2/client-stream.ts'
 import { keepAlive } from './keepalive.ts'
 import { metadataMaxBytes } from './limits.ts'
+import { feed, outputOf } from './session-socket.ts'
 
 /* dialing --connected, TLS verified--> greeting --SETTINGS--> ready --GOAWAY--> leaving --last call--> closed
  * From each: --lost, or silent for too long--> closed. */
@@ -36,8 +37,6 @@ const readyMaxMs = 20_000
 /** Above 5 minutes, and with calls only: servers in Go answer other pings with GOAWAY. */
 const keepaliveMs = 310_000
 const keepaliveTimeoutMs = 20_000
-/** Ours: what was written last leaves within this, or never. */
-const farewellMs = 1_000
 
 /** One connection to a server. */
 export class ClientConnection {
@@ -92,14 +91,10 @@ export class ClientConnection {
   #speak(cancelReady: () => void): void {
     const socket = this.#socket
     const clock = this.#clock
+    const { output, cancel } = outputOf(socket, clock)
     const session = new ClientSession(
       {
-        write: (bytes) => socket.write(bytes),
-        unsentBytes: () => socket.writableLength,
-        end: () => {
-          socket.destroySoon()
-          this.#timers.push(clock.after(farewellMs, () => socket.destroy()))
-        },
+        ...output,
         onReady: () => {
           cancelReady()
           this.#events.onReady()
@@ -115,11 +110,8 @@ export class ClientConnection {
     )
     this.#session = session
     const rhythm = { everyMs: keepaliveMs, timeoutMs: keepaliveTimeoutMs, isNeeded: () => session.openStreams > 0 }
-    this.#timers.push(keepAlive({ session, socket, clock }, rhythm))
-    socket.setNoDelay(true)
-    socket.on('drain', () => session.drained())
-    socket.on('end', () => socket.destroy())
-    socket.on('data', (piece) => session.receive(piece, clock.monotonicMs()))
+    this.#timers.push(keepAlive({ session, socket, clock }, rhythm), cancel)
+    feed(session, socket, clock)
   }
 
   /** A connection without a call does not keep the process, also while it is dialled. */

@@ -16,6 +16,7 @@ import {
   streamsPerConnectionMax,
   visitorRequestMaxBytes,
 } from './limits.ts'
+import { feed, outputOf } from './session-socket.ts'
 
 /** Everything a connection is served with. */
 export interface ConnectionParts {
@@ -41,8 +42,6 @@ const stopGraceMs = 1_000
 const heldMaxBytes = 4 * 1024 * 1024
 /** Ours: as much for a caller without a certificate, who has one request. */
 const visitorHeldMaxBytes = 128 * 1024
-/** Ours: what was written last leaves within this, or never. */
-const farewellMs = 1_000
 
 const limits = { streamsMax: streamsPerConnectionMax, headerListMaxBytes: metadataMaxBytes }
 
@@ -50,19 +49,8 @@ const limits = { streamsMax: streamsPerConnectionMax, headerListMaxBytes: metada
 export function serveConnection(socket: Socket, parts: ConnectionParts): GrpcConnection {
   const { clock, isLocal = false, certificateEndMs } = parts
   const calls = new Calls(parts)
-  let cancelFarewell = () => {}
-  const session = new ServerSession(
-    {
-      write: (bytes) => socket.write(bytes),
-      unsentBytes: () => socket.writableLength,
-      end() {
-        socket.destroySoon()
-        cancelFarewell = clock.after(farewellMs, () => socket.destroy())
-      },
-      onStream: (stream) => calls.take(stream),
-    },
-    limits,
-  )
+  const { output, cancel: cancelFarewell } = outputOf(socket, clock)
+  const session = new ServerSession({ ...output, onStream: (stream) => calls.take(stream) }, limits)
   const stopTimers = watchAge({ session, socket, clock, isLocal, certificateEndMs })
   const closed = new Promise<void>((resolve) => {
     socket.once('close', () => {
@@ -73,10 +61,7 @@ export function serveConnection(socket: Socket, parts: ConnectionParts): GrpcCon
       resolve()
     })
   })
-  socket.setNoDelay(true)
-  socket.on('drain', () => session.drained())
-  socket.on('end', () => socket.destroy())
-  socket.on('data', (piece) => session.receive(piece, clock.monotonicMs()))
+  feed(session, socket, clock)
   return {
     stop() {
       calls.endStreams()
