@@ -2,6 +2,7 @@ import type { MessagePort, Worker } from 'node:worker_threads'
 import type { Clock } from '../base/clock.ts'
 import { type ErrorData, errorFromData, NsmError, toNsmError } from '../base/errors.ts'
 import type { StackCommand, StackNews } from './stack-messages.ts'
+import type { ThreadBoot } from './thread-boot.ts'
 import type { TunHandle } from './tun/linux-device.ts'
 import type { Wake } from './tun/linux-wake.ts'
 import type { TunnelStats } from './tunnel-stats.ts'
@@ -15,6 +16,8 @@ export interface WorkerBoot {
   readonly module: WebAssembly.Module
   readonly wakeFd: number
   readonly port: MessagePort
+  /** Of its `ThreadBoot`. */
+  readonly bootWords: Int32Array<SharedArrayBuffer>
   /** Which cipher an earlier worker of this process found right; undefined when none has looked. */
   readonly cipher: Cipher | undefined
 }
@@ -63,16 +66,17 @@ export interface ControlParts {
   readonly worker: Worker
   readonly port: MessagePort
   readonly wake: Wake
+  readonly boot: ThreadBoot
   readonly clock: Clock
 }
 
 /** Ours: a thread boots in 0.2 s on an idle machine; one that takes longer than this never will. */
-export const startLimitMs = 10_000
+export const startLimitMs = 30_000
 /** Ours: answers take under a millisecond; a thread that is silent for so long is stuck. */
 export const answerLimitMs = 5_000
-/** Ours: what a thread gets to end by itself, and then what it gets to be ended. Both together stay below a second. */
-export const politeEndMs = 500
-export const forcedEndMs = 400
+/** Ours: what a thread gets to end by itself, which takes it a millisecond unless it hangs, and then what it gets to be ended. */
+export const politeEndMs = 3_000
+export const forcedEndMs = 1_000
 
 type Waiting = {
   readonly resolve: (stats: TunnelStats | undefined) => void
@@ -120,7 +124,7 @@ export class WorkerControl {
     // The port closes behind its last message, which may say why the thread ended.
     const drained = new Promise<void>((resolve) => parts.port.once('close', resolve))
     void Promise.all([exited, drained]).then(() => this.#end())
-    wakeAtExit.add(parts.wake)
+    alive.add(parts)
   }
 
   /** True when the thread is gone. */
@@ -174,15 +178,16 @@ export class WorkerControl {
     if (!this.#failure) this.#post(request)
   }
 
-  /** Ends the worker and waits for it, by force if need be; within a second in any case. */
+  /** Ends the worker and waits for it, a bounded time; by force when it hangs, but never while it loads. */
   async close(): Promise<void> {
     if (!this.#closing) {
       this.#closing = true
+      const { clock, boot, worker } = this.#parts
+      boot.dismiss()
       this.tell({ kind: 'close' })
-      const { clock } = this.#parts
       let cancel = clock.after(politeEndMs, () => {
         cancel = clock.after(forcedEndMs, () => this.#abandon())
-        void this.#parts.worker.terminate()
+        if (boot.isLoaded) void worker.terminate()
       })
       void this.#ended.promise.then(() => cancel())
     }
@@ -230,7 +235,7 @@ export class WorkerControl {
 
   /** After the thread's end nothing answers any more. */
   #end(): void {
-    wakeAtExit.delete(this.#parts.wake)
+    alive.delete(this.#parts)
     this.#failure ??= this.#closing ? new NsmError('NOT_READY', 'the tunnel is closed', 'connect again') : workerLost()
     if (!this.#closing) this.#failed.resolve(this.#failure)
     this.#over.resolve(this.#failure)
@@ -245,8 +250,9 @@ function workerLost(cause?: unknown): NsmError {
   return new NsmError('LOST', `the packet worker ended${why}`, 'connect again', { cause })
 }
 
-/** A thread that waits in poll would hold up the end of the process. */
-const wakeAtExit = new Set<Wake>()
+/** A thread that waits in poll would hold up the end of the process, and one that loads must not be cut off. */
+const alive = new Set<Pick<ControlParts, 'wake' | 'boot'>>()
 process.once('exit', () => {
-  for (const wake of wakeAtExit) wake.wake()
+  for (const { wake } of alive) wake.wake()
+  for (const { boot } of alive) boot.waitUntilLoaded(startLimitMs)
 })

@@ -2,6 +2,7 @@ import { MessageChannel } from 'node:worker_threads'
 import { systemClock } from '../base/clock.ts'
 import { type Cipher, type WorkerBoot, WorkerControl, type WorkerStart } from './control.ts'
 import { startWorkerThread } from './sys/native.ts'
+import { ThreadBoot } from './thread-boot.ts'
 import { loadPlatform } from './tun/open.ts'
 import { loadEngineModule } from './wireguard/engine.ts'
 
@@ -56,9 +57,10 @@ async function bootWorker(): Promise<PacketWorker> {
   const compiled = await module
   const wake = platform.openWake()
   const { port1, port2 } = new MessageChannel()
-  const boot: WorkerBoot = { module: compiled, wakeFd: wake.fd, port: port2, cipher }
-  const worker = startWorkerThread({ name: 'packets', workerData: boot, transferList: [port2], resourceLimits })
-  const control = new WorkerControl({ worker, port: port1, wake, clock: systemClock })
+  const boot = new ThreadBoot()
+  const workerData: WorkerBoot = { module: compiled, wakeFd: wake.fd, port: port2, bootWords: boot.words, cipher }
+  const worker = startWorkerThread({ name: 'packets', workerData, transferList: [port2], resourceLimits })
+  const control = new WorkerControl({ worker, port: port1, wake, boot, clock: systemClock })
   worker.unref()
   port1.unref()
   let closed: Promise<void> | undefined

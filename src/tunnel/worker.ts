@@ -9,6 +9,8 @@ import { createSleepClock, type SleepClock } from './sleep-clock.ts'
 import type { StackNews } from './stack-messages.ts'
 import { StackSockets } from './stack-sockets.ts'
 import { giveMemoryBack } from './sys/heap.ts'
+import { libc } from './sys/libc.ts'
+import { ThreadBoot } from './thread-boot.ts'
 import { loadPlatform } from './tun/open.ts'
 import { createEngine } from './wireguard/engine.ts'
 import { selfTest, testedWideCipher } from './wireguard/self-test.ts'
@@ -28,13 +30,16 @@ void run(workerData)
 /** Everything that needs no tunnel is done before the first message says which one it is. */
 async function run(boot: WorkerBoot): Promise<void> {
   const say = (message: WorkerMessage) => boot.port.postMessage(message)
+  const state = new ThreadBoot(boot.bootWords)
   try {
     const first = once(boot.port, 'message')
     const platform = await loadPlatform()
+    libc()
+    state.tellLoaded()
     const wideCipher = chooseCipher(boot)
     const [message] = await first
     const setup: WorkerStart | NumberedRequest = message
-    if ('request' in setup) return
+    if (state.isDismissed || 'request' in setup) return
     const { kind, privateKey, mtuBytes, heard } = setup
     const engine = createEngine(boot.module, { kind, privateKey, mtuBytes, wideCipher })
     privateKey.fill(0)
@@ -67,6 +72,7 @@ async function run(boot: WorkerBoot): Promise<void> {
   } catch (error) {
     say({ kind: 'failed', error: toNsmError(error).toData() })
   } finally {
+    state.tellLoaded()
     boot.port.close()
   }
 }
@@ -112,6 +118,8 @@ function loop({ pump, requests, clock, port, waiter }: LoopParts): void {
     const isAsked = waiter.wait(busy ? 0 : untilTickMs)
     clock.look()
     if (!isAsked) continue
+    // First what came before: a handshake of a peer that a request is about to make is nobody's yet, and crosses none of ours.
+    pump.turn()
     for (let found = receiveMessageOnPort(port); found; found = receiveMessageOnPort(port)) {
       requests.handle(found.message)
     }

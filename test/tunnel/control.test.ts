@@ -5,6 +5,7 @@ import { MessageChannel, Worker } from 'node:worker_threads'
 import { describe, expect, test } from 'vitest'
 import type { WorkerStart } from '../../src/tunnel/control.ts'
 import { answerLimitMs, forcedEndMs, politeEndMs, startLimitMs, WorkerControl } from '../../src/tunnel/control.ts'
+import { ThreadBoot } from '../../src/tunnel/thread-boot.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
 
 /** A control over a thread that runs `source`; counts the wakes. */
@@ -15,9 +16,10 @@ function start(source: string) {
   const wake = { fd: -1, wake: () => void wakes.count++, close: () => {} }
   const locals: Uint8Array[] = []
   const clock = createFakeClock()
-  const control = new WorkerControl({ worker, port: port1, wake, clock })
+  const boot = new ThreadBoot()
+  const control = new WorkerControl({ worker, port: port1, wake, boot, clock })
   control.onLocal = (packet) => void locals.push(packet)
-  return { control, wakes, locals, clock, worker }
+  return { control, wakes, locals, clock, worker, boot }
 }
 
 const anyStart: WorkerStart = { kind: 'hub', privateKey: new Uint8Array(32), udp: { fd: -1 } }
@@ -86,7 +88,8 @@ describe('WorkerControl', () => {
   })
 
   test('a thread that never gets ready is LOST after the limit, and close ends it', async () => {
-    const { control, clock } = start(`${prelude} for (;;) {}`)
+    const { control, clock, boot } = start(`${prelude} for (;;) {}`)
+    boot.tellLoaded()
     const started = control.start(anyStart)
     started.catch(() => {})
     await clock.advance(startLimitMs - 1)
@@ -110,7 +113,8 @@ describe('WorkerControl', () => {
   })
 
   test('a thread that does not answer is LOST for every request but a handshake, which has its signal', async () => {
-    const { control, clock } = start(`${prelude} say({ kind: 'ready' }); for (;;) {}`)
+    const { control, clock, boot } = start(`${prelude} say({ kind: 'ready' }); for (;;) {}`)
+    boot.tellLoaded()
     await control.start(anyStart)
     const handshake = control.ask({ kind: 'handshake', publicKey: new Uint8Array() }, AbortSignal.timeout(60_000))
     handshake.catch(() => {})
@@ -127,7 +131,8 @@ describe('WorkerControl', () => {
   })
 
   test('close resolves within its limits also when the thread cannot be ended', async () => {
-    const { control, clock, worker } = start(`${prelude} for (;;) {}`)
+    const { control, clock, worker, boot } = start(`${prelude} for (;;) {}`)
+    boot.tellLoaded()
     const done: string[] = []
     const terminate = worker.terminate.bind(worker)
     worker.unref = () => void done.push('unref')
@@ -147,6 +152,23 @@ describe('WorkerControl', () => {
     await terminate()
   })
 
+  test('a thread that still loads is never ended by force: it is left alone, and sees that nobody wants it', async () => {
+    const { control, clock, worker, boot } = start(`${prelude} port.on('message', () => {})`)
+    const done: string[] = []
+    const unref = worker.unref.bind(worker)
+    worker.unref = () => {
+      done.push('unref')
+      unref()
+    }
+    worker.terminate = async () => done.push('terminate')
+    expect(boot.isDismissed).toBe(false)
+    const closed = control.close()
+    expect(boot.isDismissed).toBe(true)
+    await clock.advance(politeEndMs + forcedEndMs)
+    await closed
+    expect(done).toEqual(['unref'])
+  })
+
   test('a request that nobody waits for is no longer sent to a thread that is gone', async () => {
     const { control, wakes } = start(`${prelude} say({ kind: 'ready' }); process.exit(3)`)
     await control.failed
@@ -161,14 +183,33 @@ describe('WorkerControl', () => {
   })
 })
 
+/** Runs a script on this Node to its end. */
+function runToEnd(script: string) {
+  return promisify(execFile)(process.execPath, ['--input-type=module', '-e', script], { timeout: 120_000 })
+}
+
+const source = (file: string) => JSON.stringify(join(import.meta.dirname, '../../src', file))
+
+test('a process that ends while a thread loads waits for it: cut off there, Node would abort', async () => {
+  const loads = `const { workerData, parentPort } = require('node:worker_threads'); parentPort.postMessage('loads')
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200)
+    require('node:fs').writeSync(1, 'loaded'); Atomics.store(workerData, 0, 1); Atomics.notify(workerData, 0)`
+  const script = `import { MessageChannel, Worker } from 'node:worker_threads'; import { systemClock } from ${source('base/clock.ts')}
+    import { WorkerControl } from ${source('tunnel/control.ts')}; import { ThreadBoot } from ${source('tunnel/thread-boot.ts')}
+    const boot = new ThreadBoot()
+    const worker = new Worker(${JSON.stringify(loads)}, { eval: true, workerData: boot.words, execArgv: [] })
+    const wake = { fd: -1, wake() {}, close() {} }
+    new WorkerControl({ worker, port: new MessageChannel().port1, wake, boot, clock: systemClock })
+    worker.once('message', () => process.exit(7))`
+  await expect(runToEnd(script)).rejects.toMatchObject({ code: 7, stdout: 'loaded' })
+})
+
 test.skipIf(process.platform !== 'linux')(
   'a process that ends with an open hub ends at once (needs Linux)',
   async () => {
-    const source = (file: string) => JSON.stringify(join(import.meta.dirname, '../../src/tunnel', file))
-    const script = `import { openHub } from ${source('hub.ts')}; import { generatePrivateKey } from ${source('wireguard/keys.ts')}
+    const script = `import { openHub } from ${source('tunnel/hub.ts')}; import { generatePrivateKey } from ${source('tunnel/wireguard/keys.ts')}
     await openHub({ privateKey: generatePrivateKey(), listenAddress: '::', listenPort: 0, gateways: [], localUdpPorts: [], onLocalPacket() {} })
     process.exit(7)`
-    const child = promisify(execFile)(process.execPath, ['--input-type=module', '-e', script], { timeout: 120_000 })
-    await expect(child).rejects.toMatchObject({ code: 7 })
+    await expect(runToEnd(script)).rejects.toMatchObject({ code: 7 })
   },
 )
