@@ -35,7 +35,7 @@ export interface SiteLink {
 
 /** What links act on. */
 export interface SiteLinksParts {
-  readonly hub: Pick<Hub, 'setPeer' | 'removePeer' | 'sendLocal' | 'stats'>
+  readonly hub: Pick<Hub, 'setPeer' | 'removePeer' | 'handshake' | 'sendLocal' | 'stats'>
   readonly plan: AddressPlan
   /** False: these prefixes are not that site's. */
   readonly mayHold: (spiffeId: string, prefixes: readonly string[]) => boolean
@@ -94,14 +94,17 @@ export class SiteLinks {
   }
 
   /**
-   * Makes or renews a link; the WireGuard peer is live when it resolves. `isFresh`: the other side may have started anew,
-   * so the session of a link that is there begins again. Throws `REFUSED`.
+   * Makes or renews a link; the WireGuard peer is live when it resolves. `asked`: the other side has answered, so it knows
+   * us, and we shake hands at once; who has not answered yet would not know the key, and if it did, both handshakes would
+   * cross. `isFresh`: the other side may have started anew, so the session of a link that is there begins again.
+   * Throws `REFUSED`.
    */
-  put(link: SiteLink, isFresh: boolean): Promise<void> {
+  put(link: SiteLink, asked?: { readonly isFresh: boolean }): Promise<void> {
     return this.#turns.run(allLinks, async () => {
       this.#check(link)
       for (const other of this.all()) if (isReplacedBy(other, link)) await this.#remove(other, 'replaced')
       const before = this.#links.get(link.publicKey)
+      const isFresh = asked?.isFresh === true
       const isNew = before === undefined || before.connectionId !== link.connectionId
       const hasMoved = isNew || isFresh || !isSamePlace(before.underlay, link.underlay)
       if (before && isFresh) await this.#parts.hub.removePeer(fromBase64(link.publicKey))
@@ -109,7 +112,7 @@ export class SiteLinks {
       this.#links.set(link.publicKey, link)
       this.#arm(link)
       if (isNew) this.#say('a site was linked', link)
-      if (hasMoved) this.#wake(link)
+      if (hasMoved && asked) this.#wake(link)
       this.#watch.begin()
     })
   }

@@ -213,7 +213,7 @@ async function grantMember(
 async function linkSite(endpoint: Endpoint, { entered, offer, peer }: Entered): Promise<Connection> {
   const { settings, members, links } = endpoint
   if (members.byKey(keyToBase64(offer.publicKey))) throw keyOfOther()
-  await links.put(linkOfRequest(entered, offer), false)
+  await links.put(linkOfRequest(entered, offer))
   const own = { ...sideOf(endpoint, settings.reachableAt(peer)), endpointName: settings.endpointName }
   return buildSiteAnswer(entered, offer, own)
 }
@@ -265,7 +265,7 @@ function siteEndOf(endpoint: Endpoint): SiteEnd {
     request: ({ address, ...wanted }) => buildSiteRequest(sideOf(endpoint, address), { service, ...wanted }),
     async link(answer, { spiffeId, isFresh }) {
       const link = linkOfAnswer(answer, spiffeId)
-      await links.put(link, isFresh)
+      await links.put(link, { isFresh })
       return link
     },
     unlink: (link, why) => links.remove(link, why),

@@ -27,6 +27,8 @@ export interface Hub {
   /** Adds a peer or changes endpoint, prefixes and keepalive of one; its keys stay. */
   setPeer(peer: PeerSettings): Promise<void>
   removePeer(publicKey: Uint8Array): Promise<void>
+  /** Starts a handshake, also when there is a session, and resolves when its session exists; `NOT_FOUND` for no peer. */
+  handshake(publicKey: Uint8Array, signal: AbortSignal): Promise<void>
   /** Takes TCP connections to a port of the gateways; `CONFLICT` when it is taken. */
   readonly listenTcp: Netstack['listen']
   /** Sends a raw IP packet of the hub's own to the member it is for; lost when there is none. */
@@ -70,6 +72,7 @@ export async function openHub(config: HubConfig, signal?: AbortSignal): Promise<
     failed: control.failed,
     setPeer: async (peer) => void (await control.ask({ kind: 'setPeer', peer })),
     removePeer: async (publicKey) => void (await control.ask({ kind: 'removePeer', publicKey })),
+    handshake: async (publicKey, signal) => void (await control.ask({ kind: 'handshake', publicKey }, signal)),
     listenTcp: (port, onConnection) => net.listen(port, onConnection),
     sendLocal: (packet) => control.tell({ kind: 'sendLocal', packet }),
     setGateways,

@@ -38,9 +38,9 @@ function linkOf(change: Partial<SiteLink> = {}, clock = createFakeClock()): Site
 }
 
 describe('SiteLinks', () => {
-  test('a link is a hub peer whose allowed prefixes are all that lies behind it, and it is woken', async () => {
+  test('a link is a hub peer whose allowed prefixes are all that lies behind it, and one that we asked for is woken', async () => {
     const { hub, links } = open()
-    await links.put(linkOf(), false)
+    await links.put(linkOf(), { isFresh: false })
     expect(hub.peers.get(keyOf(1))).toMatchObject({
       allowedPrefixes: ['10.64.1.0/24'],
       endpoint: { address: '192.0.2.2', port: 51_820 },
@@ -49,27 +49,35 @@ describe('SiteLinks', () => {
     expect(links.bySegment('segment-west')?.publicKey).toBe(keyOf(1))
   })
 
+  test('who asked shakes hands, and who answers does not: the asking side would not know its key yet', async () => {
+    const { clock, hub, links } = open()
+    await links.put(linkOf({}, clock))
+    expect(hub.sent.length).toBe(0)
+    await clock.advance(1_000)
+    expect(hub.sent.length).toBe(1)
+  })
+
   test('a refresh that changes nothing does not touch the hub; a new part does', async () => {
     const { hub, links } = open()
-    await links.put(linkOf(), false)
-    await links.put(linkOf(), false)
+    await links.put(linkOf())
+    await links.put(linkOf())
     expect(hub.calls.length).toBe(1)
-    await links.put(linkOf({ prefixes: ['10.64.1.0/24', '10.64.2.0/24'] }), false)
+    await links.put(linkOf({ prefixes: ['10.64.1.0/24', '10.64.2.0/24'] }))
     expect(hub.peers.get(keyOf(1))?.allowedPrefixes).toEqual(['10.64.1.0/24', '10.64.2.0/24'])
   })
 
   test('a fresh one begins its session anew', async () => {
     const { hub, links } = open()
-    await links.put(linkOf(), false)
-    await links.put(linkOf(), true)
+    await links.put(linkOf())
+    await links.put(linkOf(), { isFresh: true })
     expect(hub.calls).toEqual([`set ${keyOf(1)}`, `remove ${keyOf(1)}`, `set ${keyOf(1)}`])
   })
 
   test('ends with its lease, unless it was put again', async () => {
     const { clock, hub, links } = open()
-    await links.put(linkOf({}, clock), false)
+    await links.put(linkOf({}, clock))
     await clock.advance(500_000)
-    await links.put(linkOf({}, clock), false)
+    await links.put(linkOf({}, clock))
     await clock.advance(500_000)
     expect(hub.peers.size).toBe(1)
     await clock.advance(100_000)
@@ -78,14 +86,14 @@ describe('SiteLinks', () => {
 
   test('a site that comes back with another key takes its own place', async () => {
     const { hub, links } = open()
-    await links.put(linkOf(), false)
-    await links.put(linkOf({ publicKey: keyOf(2) }), false)
+    await links.put(linkOf())
+    await links.put(linkOf({ publicKey: keyOf(2) }))
     expect([...hub.peers.keys()]).toEqual([keyOf(2)])
   })
 
   test('a site that falls silent is no place of names any more, but its route stays', async () => {
     const { clock, hub, links } = open()
-    await links.put(linkOf({ nameServers: ['10.64.1.1'] }, clock), false)
+    await links.put(linkOf({ nameServers: ['10.64.1.1'] }, clock))
     expect(links.nameSites()).toEqual([{ nameServers: ['10.64.1.1'], presence: 'live' }])
     await clock.advance(60_000)
     expect(links.nameSites()).toEqual([{ nameServers: ['10.64.1.1'], presence: 'gone' }])
@@ -94,11 +102,11 @@ describe('SiteLinks', () => {
 
   test('stops looking when it is stopped, and when the last link is gone', async () => {
     const { clock, links } = open()
-    await links.put(linkOf({}, clock), false)
+    await links.put(linkOf({}, clock))
     await links.remove(linkOf({}, clock), 'closed')
     await clock.advance(1_000)
     expect(clock.waiting).toBe(0)
-    await links.put(linkOf({}, clock), false)
+    await links.put(linkOf({}, clock))
     links.stop()
     expect(clock.waiting).toBe(0)
   })
@@ -106,8 +114,8 @@ describe('SiteLinks', () => {
   test('two endpoints of one identity are two sites', async () => {
     const { hub, links } = open()
     const other = { endpointName: 'vl3-west-2', prefixes: ['10.64.2.0/24'], gateways: ['10.64.2.0'], nameServers: [] }
-    await links.put(linkOf(), false)
-    await links.put(linkOf({ publicKey: keyOf(2), ...other }), false)
+    await links.put(linkOf())
+    await links.put(linkOf({ publicKey: keyOf(2), ...other }))
     expect([...hub.peers.keys()]).toEqual([keyOf(1), keyOf(2)])
     expect(links.withEndpoint('vl3-west-2')?.publicKey).toBe(keyOf(2))
     expect(links.withEndpoint('vl3-east')).toBe(undefined)
@@ -115,7 +123,7 @@ describe('SiteLinks', () => {
 
   test('removes exactly the link that is there', async () => {
     const { hub, links } = open()
-    await links.put(linkOf(), false)
+    await links.put(linkOf())
     await links.remove(linkOf({ connectionId: 'older' }), 'closed')
     expect(hub.peers.size).toBe(1)
     await links.remove(linkOf(), 'closed')
@@ -141,14 +149,14 @@ describe('SiteLinks', () => {
     ],
   ])('refuses prefixes %s', async (_what, change: Partial<SiteLink>, why) => {
     const { hub, links } = open()
-    await links.put(linkOf(), false)
-    const refused = links.put(linkOf({ publicKey: keyOf(2), ...change }), false)
+    await links.put(linkOf())
+    const refused = links.put(linkOf({ publicKey: keyOf(2), ...change }))
     await expect(refused).rejects.toMatchObject({ code: 'REFUSED', message: expect.stringContaining(why) })
     expect([...hub.peers.keys()]).toEqual([keyOf(1)])
   })
 
   test('refuses prefixes that the plan did not give to that site', async () => {
     const { links } = open((spiffeId) => spiffeId.endsWith('/north'))
-    await expect(links.put(linkOf(), false)).rejects.toMatchObject({ code: 'REFUSED' })
+    await expect(links.put(linkOf())).rejects.toMatchObject({ code: 'REFUSED' })
   })
 })

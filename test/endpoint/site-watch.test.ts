@@ -60,6 +60,29 @@ describe('SiteWatch', () => {
     expect(said).toEqual(['a site is silent'])
   })
 
+  test('a silent site is shaken hands with every five looks, one wait at a time, until it is heard', async () => {
+    const { clock, hub, hear } = await open([west, north])
+    const handshakes = () => hub.calls.filter((call) => call === `handshake ${west.publicKey}`).length
+    const signals: AbortSignal[] = []
+    const { handshake } = hub
+    hub.handshake = (publicKey, signal) => {
+      if (Buffer.from(publicKey).toString('base64') === west.publicKey) signals.push(signal)
+      return handshake(publicKey, signal)
+    }
+    const look = async () => {
+      hear(north)
+      await clock.advance(lookMs)
+      return handshakes()
+    }
+    const seen: number[] = []
+    for (let looks = 0; looks < 15; looks++) seen.push(await look())
+    expect(seen).toEqual([0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3])
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true, true, false])
+    hear(west)
+    for (let looks = 0; looks < 3; looks++) expect(await look()).toBe(3)
+    expect(hub.calls).not.toContain(`handshake ${north.publicKey}`)
+  })
+
   test('one packet of a site that was gone makes it live', async () => {
     const { clock, watch, said, hear } = await open([west])
     await clock.advance(20 * lookMs)
@@ -109,6 +132,16 @@ describe('SiteWatch', () => {
     during.watch.stop()
     await looked
     expect(during.clock.waiting).toBe(0)
+    const silent = await open([west])
+    let waited: AbortSignal | undefined
+    silent.hub.handshake = (_publicKey, signal) => {
+      waited = signal
+      return new Promise(() => {})
+    }
+    await silent.clock.advance(4 * lookMs)
+    expect(waited?.aborted).toBe(false)
+    silent.watch.stop()
+    expect(waited?.aborted).toBe(true)
   })
 
   test('the presence follows the looks since the last packet, whatever comes when (random walk)', async () => {

@@ -7,7 +7,7 @@ export interface FakeHub extends Hub {
   readonly config: HubConfig
   /** By base64 public key. */
   readonly peers: ReadonlyMap<string, PeerConfig>
-  /** `set <key>` and `remove <key>`, in order. */
+  /** `set <key>`, `remove <key>` and `handshake <key>`, in order. */
   readonly calls: readonly string[]
   /** Raw IP packets the endpoint sent. */
   readonly sent: readonly Uint8Array[]
@@ -67,6 +67,10 @@ export function openFakeHub(config: HubConfig): FakeHub {
     async removePeer(publicKey) {
       calls.push(`remove ${base64(publicKey)}`)
       peers.delete(base64(publicKey))
+    },
+    async handshake(publicKey, signal) {
+      calls.push(`handshake ${base64(publicKey)}`)
+      await new Promise((_resolve, reject) => signal.addEventListener('abort', reject, { once: true }))
     },
     listenTcp: async () => ({ close() {} }),
     sendLocal: (packet) => void sent.push(packet),
