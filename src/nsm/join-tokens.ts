@@ -22,6 +22,8 @@ export const joinTokenLifeMs = 900_000
 const schemaVersion = 1
 /** Ours: used and expired tokens are kept this long, so that a late use is told apart from a made-up token. */
 const rememberMs = 86_400_000
+/** Ours: how often such tokens are looked for; that reads every row, so a join does not do it. */
+const forgetEveryMs = 3_600_000
 const tokenBytes = 32
 
 const schema = `CREATE TABLE join_tokens (
@@ -34,6 +36,12 @@ export function openJoinTokens(path: string): JoinTokens {
   const find = database.prepare('SELECT * FROM join_tokens WHERE token_hash = ?')
   const bind = database.prepare('UPDATE join_tokens SET key_hash = ? WHERE token_hash = ? AND key_hash IS NULL')
   const forget = database.prepare('DELETE FROM join_tokens WHERE expires_ms < ?')
+  let forgetAtMs = 0
+  const forgetOld = (nowMs: number) => {
+    if (nowMs < forgetAtMs) return
+    forgetAtMs = nowMs + forgetEveryMs
+    forget.run(Math.floor(nowMs) - rememberMs)
+  }
   return {
     create({ spiffeId, expiresMs }) {
       const token = randomBytes(tokenBytes).toString('base64url')
@@ -41,7 +49,7 @@ export function openJoinTokens(path: string): JoinTokens {
       return token
     },
     redeem(token, { publicKey, nowMs }) {
-      forget.run(Math.floor(nowMs) - rememberMs)
+      forgetOld(nowMs)
       const row = find.get(secretHash(token))
       if (!row) throw refused('the join token is not known here', 'TOKEN_UNKNOWN')
       const usedBy = row['key_hash']
