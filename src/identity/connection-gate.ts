@@ -1,4 +1,4 @@
-import { isIP } from 'node:net'
+import { isIPv4, isIPv6 } from 'node:net'
 import { formatPrefix, parseAddress, prefixOf } from '../base/ip.ts'
 
 /** Ours: how many connections a server takes. */
@@ -164,7 +164,5 @@ const sourcesMax = 10_000
 export function sourceOf(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1]
   const plain = (mapped ?? address).replace(/%.*$/, '')
-  if (isIP(plain) === 0) return plain
-  const parsed = parseAddress(plain)
-  return formatPrefix(prefixOf(parsed, parsed.family === 4 ? 32 : 64))
+  return isIPv4(plain) || !isIPv6(plain) ? plain : formatPrefix(prefixOf(parseAddress(plain), 64))
 }
