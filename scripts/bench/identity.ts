@@ -1,7 +1,7 @@
 import { createPublicKey } from 'node:crypto'
 import { systemClock } from '../../src/base/clock.ts'
 import { createAuthority } from '../../src/identity/ca.ts'
-import { createCsr } from '../../src/identity/csr.ts'
+import { createCsr, verifyCsr } from '../../src/identity/csr.ts'
 import { generateKey } from '../../src/identity/keys.ts'
 import { decide } from '../../src/identity/policy.ts'
 import { parsePolicyFile } from '../../src/identity/policy-file.ts'
@@ -99,7 +99,7 @@ function issuing() {
   const csrs = Array.from({ length: keysCount }, () => createCsr(generateKey()))
   const spiffeId = `spiffe://${trustDomain}/member/laptop`
   return (call: number) =>
-    authority.issue({ csr: csrs[call % keysCount] ?? new Uint8Array(), spiffeId, ttlMs: 3_600_000 })
+    authority.issueForKey({ ...verifyCsr(csrs[call % keysCount] ?? new Uint8Array()), spiffeId, ttlMs: 3_600_000 })
 }
 
 function tokens() {

@@ -58,7 +58,7 @@ type Believed = Pick<Federation, 'bundles' | 'jwtBundles' | 'onChange'>
 /** What an authority gives along with its certificates: the bundles that its server believes, not its own alone. */
 export type BelievingAuthority = Pick<
   Authority,
-  'trustDomain' | 'bundles' | 'jwtBundles' | 'issue' | 'issueJwt' | 'onChange'
+  'trustDomain' | 'bundles' | 'jwtBundles' | 'issueForKey' | 'issueJwt' | 'onChange'
 >
 
 /** The authority of a server with this identity. */
@@ -77,7 +77,7 @@ export function believingAuthority(
       return new Map([...(federation?.jwtBundles() ?? []), ...authority.jwtBundles])
     },
     issueJwt: authority.issueJwt,
-    issue: (wanted) => ({ ...authority.issue(wanted), bundles: source.current().bundles }),
+    issueForKey: (wanted) => ({ ...authority.issueForKey(wanted), bundles: source.current().bundles }),
     onChange: source.onChange,
   }
 }

@@ -16,7 +16,6 @@ import {
 } from './ca-rotation-file.ts'
 import { readCertificate } from './certificate.ts'
 import { type Issuer, writeCertificate } from './certificate-writer.ts'
-import { verifyCsr } from './csr.ts'
 import type { JwtBundles } from './jwt-bundles.ts'
 import { jwtSignerOf } from './jwt-key.ts'
 import { type JwtSvid, signJwtSvid } from './jwt-svid.ts'
@@ -38,9 +37,10 @@ export interface Authority {
   readonly jwtBundles: JwtBundles
   /** The same for other domains. */
   readonly document: BundleDocument
-  /** Checks the request and signs a leaf for the ID; throws `IDENTITY` (`CSR_INVALID`, `ID_INVALID`). */
-  issue(wanted: { readonly csr: Uint8Array; readonly spiffeId: string; readonly ttlMs: number }): IssuedSvid
-  /** Signs a leaf for a key that never left this process. */
+  /**
+   * Signs a leaf for a key whose holder is known: it never left this process, or `verifyCsr` gave it. Throws `IDENTITY`
+   * (`CSR_INVALID` for a key of another kind, `ID_INVALID`).
+   */
   issueForKey(wanted: { readonly publicKey: KeyObject; readonly spiffeId: string; readonly ttlMs: number }): IssuedSvid
   /** A token for whoever holds this ID until `untilMs`; throws `IDENTITY` (`ID_INVALID`). */
   issueJwt(wanted: JwtWanted): JwtSvid
@@ -153,7 +153,6 @@ function authorityOf(
       return documentOf(rotation.roots())
     },
     issueForKey,
-    issue: ({ csr, spiffeId, ttlMs }) => issueForKey({ ...verifyCsr(csr), spiffeId, ttlMs }),
     issueJwt(wanted) {
       const nowMs = clock.wallMs()
       const { signing } = rotation.roots()

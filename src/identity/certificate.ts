@@ -49,6 +49,15 @@ export function readCertificate(der: Uint8Array): Certificate {
   }
 }
 
+/** The serial number of a certificate that was made here, as OpenSSL writes it: upper-case hexadecimal. */
+export function serialNumberOf(der: Uint8Array): string {
+  const [signed] = readSequence(der)
+  const [, serial] = readElements(expectTag(signed, derTag.sequence).content)
+  return hex(expectTag(serial, derTag.integer).content)
+    .replace(/^00(?=.)/, '')
+    .toUpperCase()
+}
+
 /** [RFC 5280 4.1] */
 function fields(der: Uint8Array, x509: X509Certificate): Certificate {
   const [signed, algorithm] = readSequence(der)

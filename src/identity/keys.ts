@@ -11,10 +11,17 @@ export function isP256(key: KeyObject): boolean {
   return key.asymmetricKeyType === 'ec' && key.asymmetricKeyDetails?.namedCurve === 'prime256v1'
 }
 
-/** The SubjectPublicKeyInfo (DER) of a public key, or of the public half of a private key. */
+/** A key never changes, and writing it out takes as long as a signature. */
+const writtenKeys = new WeakMap<KeyObject, Uint8Array>()
+
+/** The SubjectPublicKeyInfo (DER) of a public key, or of the public half of a private key; the same array each time. */
 export function spkiOf(key: KeyObject): Uint8Array {
+  const known = writtenKeys.get(key)
+  if (known) return known
   const publicKey = key.type === 'private' ? createPublicKey(key) : key
-  return publicKey.export({ type: 'spki', format: 'der' })
+  const spki = publicKey.export({ type: 'spki', format: 'der' })
+  writtenKeys.set(key, spki)
+  return spki
 }
 
 /** The P-256 public key of a SubjectPublicKeyInfo in its only accepted shape, uncompressed; throws `IDENTITY`. */
@@ -22,7 +29,11 @@ export function readP256Spki(spki: Uint8Array): KeyObject {
   const head = Buffer.from(spki.subarray(0, p256SpkiHead.length))
   if (spki.length !== p256SpkiBytes || !head.equals(p256SpkiHead)) throw notP256()
   try {
-    return createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' })
+    // As text: of an options object Node first finds out, by four errors with their stacks, that it is no key itself.
+    const key = createPublicKey(`-----BEGIN PUBLIC KEY-----\n${base64(spki)}\n-----END PUBLIC KEY-----\n`)
+    // Of this head there is one way to write a key: what was read.
+    writtenKeys.set(key, new Uint8Array(spki))
+    return key
   } catch (error) {
     throw notP256(error)
   }
@@ -36,6 +47,10 @@ export function spkiPin(spki: Uint8Array): string {
 /** SEQUENCE { SEQUENCE { ecPublicKey, prime256v1 }, BIT STRING { 04 ... } } up to the point [RFC 5480 2]. */
 const p256SpkiHead = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d03010703420004', 'hex')
 const p256SpkiBytes = 91
+
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64')
+}
 
 function notP256(cause?: unknown) {
   return refusal('CERTIFICATE_INVALID', 'the public key is not ECDSA P-256', {

@@ -1,10 +1,11 @@
-import { X509Certificate } from 'node:crypto'
+import { type KeyObject, X509Certificate } from 'node:crypto'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { type Audit, noAudit } from '../base/audit.ts'
 import type { Clock } from '../base/clock.ts'
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import type { BelievingAuthority } from '../identity/authority-source.ts'
+import { serialNumberOf } from '../identity/certificate.ts'
 import { verifyCsr } from '../identity/csr.ts'
 import { spkiOf } from '../identity/keys.ts'
 import type { OidcAdmission } from '../identity/oidc-admission.ts'
@@ -110,15 +111,15 @@ async function onExchange(parts: ExchangeParts, request: ExchangeRequest, call: 
 interface Shown {
   readonly request: ExchangeRequest
   readonly call: Call
-  readonly publicKey: Uint8Array
+  readonly publicKey: KeyObject
   readonly token: string
 }
 
 function onJoinToken(parts: ExchangeParts, { request, call, publicKey, token }: Shown) {
   const { authority, clock, log } = parts
-  const spiffeId = parts.joinTokens.redeem(token, { publicKey, nowMs: clock.wallMs() })
+  const spiffeId = parts.joinTokens.redeem(token, { publicKey: spkiOf(publicKey), nowMs: clock.wallMs() })
   checkMayHave(parts, request, spiffeId)
-  const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request, svidLifeMs) })
+  const issued = authority.issueForKey({ publicKey, spiffeId, ttlMs: lifeOf(request, svidLifeMs) })
   log.info('identity issued for a join token', { peer: spiffeId, address: call.address })
   recordIssue(parts, issued, { address: call.address, rule: 'join-token' })
   return encodeIssued(issued, authority.trustDomain)
@@ -129,10 +130,10 @@ async function onIdToken(parts: ExchangeParts, { request, call, publicKey, token
   if (!oidc) throw oidcRefusal('ISSUER_UNKNOWN', 'this server takes join tokens only: start it with --issuer')
   const { address } = call
   try {
-    const { path, ttlMs, sessionEndsMs, ...why } = await oidc.admit(token, publicKey)
+    const { path, ttlMs, sessionEndsMs, ...why } = await oidc.admit(token, spkiOf(publicKey))
     const spiffeId = `spiffe://${authority.trustDomain}${path}`
     checkMayHave(parts, request, spiffeId)
-    const issued = authority.issue({ csr: request.csr, spiffeId, ttlMs: lifeOf(request, ttlMs) })
+    const issued = authority.issueForKey({ publicKey, spiffeId, ttlMs: lifeOf(request, ttlMs) })
     const serial = recordIssue(parts, issued, { address, ...why })
     log.info('identity issued for an ID token', { peer: spiffeId, address, serial, ...why })
     const answer = encodeIssued(issued, authority.trustDomain)
@@ -156,7 +157,7 @@ function recordIssue(
   { spiffeId, chain, notAfterMs }: IssuedSvid,
   why: { readonly address: string; readonly rule: string; readonly issuer?: string; readonly subjectHash?: string },
 ): string {
-  const serial = new X509Certificate(chain[0] ?? new Uint8Array()).serialNumber
+  const serial = serialNumberOf(chain[0] ?? new Uint8Array())
   audit.record({ event: 'exchange.ok', id: spiffeId, ...why, serial, expires: new Date(notAfterMs).toISOString() })
   return serial
 }
@@ -183,17 +184,18 @@ function renewNow(parts: Omit<ExchangeParts, 'joinTokens'>, csr: Uint8Array, hol
   }
   checkNotDenied(parts, spiffeId)
   const heldKey = spkiOf(new X509Certificate(certificate).publicKey)
-  if (Buffer.from(heldKey).equals(publicKey)) throw refused('a renewal needs a new key (CSR_INVALID)')
-  const ttlMs = parts.oidc?.renew(heldKey, publicKey) ?? svidLifeMs
-  const issued = authority.issue({ csr, spiffeId, ttlMs })
+  const spki = spkiOf(publicKey)
+  if (Buffer.from(heldKey).equals(spki)) throw refused('a renewal needs a new key (CSR_INVALID)')
+  const ttlMs = parts.oidc?.renew(heldKey, spki) ?? svidLifeMs
+  const issued = authority.issueForKey({ publicKey, spiffeId, ttlMs })
   log.info('identity renewed', { peer: spiffeId, address })
   recordIssue(parts, issued, { address, rule: 'renewal' })
   return encodeIssued(issued, authority.trustDomain)
 }
 
-function keyOfCsr(csr: Uint8Array): Uint8Array {
+function keyOfCsr(csr: Uint8Array): KeyObject {
   if (csr.length > csrMaxBytes) throw refused(`the certificate request has ${csr.length} bytes (CSR_INVALID)`)
-  return spkiOf(verifyCsr(csr).publicKey)
+  return verifyCsr(csr).publicKey
 }
 
 function noCredential(): NsmError {

@@ -4,6 +4,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
 import type { Authority } from '../../src/identity/ca.ts'
+import { verifyCsr } from '../../src/identity/csr.ts'
 import { type Exchange, enrol, openEnrolled, openEphemeral } from '../../src/identity/enrolled.ts'
 import { renewAtMs, retryDelayMs } from '../../src/identity/renewal.ts'
 import { createFakeClock, type FakeClock } from '../support/fake-clock.ts'
@@ -24,7 +25,7 @@ interface Bench {
 function bench(): Bench {
   const clock = createFakeClock(startMs)
   const authority = authorityOf('a.example', clock)
-  const issue: Exchange = async (csr) => authority.issue({ csr, spiffeId, ttlMs: hourMs })
+  const issue: Exchange = async (csr) => authority.issueForKey({ ...verifyCsr(csr), spiffeId, ttlMs: hourMs })
   return { clock, authority, statePath: join(temporaryDir(), 'state', 'identity.json'), issue }
 }
 
@@ -245,7 +246,7 @@ describe('enrolled identity', () => {
       const nowMs = at.clock.wallMs()
       askedMs.push(nowMs)
       if (nowMs >= endMs) throw new NsmError('IDENTITY', 'the session is over (SESSION_ENDED)', '')
-      return at.authority.issue({ csr, spiffeId, ttlMs: Math.min(hourMs, endMs - nowMs) })
+      return at.authority.issueForKey({ ...verifyCsr(csr), spiffeId, ttlMs: Math.min(hourMs, endMs - nowMs) })
     }
     const settings = { serverUrl, clock: at.clock, log: silentLog, exchange: at.issue, renew, jitter: () => 0.5 }
     const source = await openEphemeral(settings)
@@ -280,7 +281,7 @@ describe('enrolled identity', () => {
   test('refuses a renewal under another ID', async () => {
     const at = bench()
     const source = await enrolled(at, async (csr) =>
-      at.authority.issue({ csr, spiffeId: `${spiffeId}2`, ttlMs: hourMs }),
+      at.authority.issueForKey({ ...verifyCsr(csr), spiffeId: `${spiffeId}2`, ttlMs: hourMs }),
     )
     const first = source.current().svid
     await at.clock.advance(40 * 60_000)

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { NsmError } from '../../src/base/errors.ts'
 import { createAuthority } from '../../src/identity/ca.ts'
-import { createCsr } from '../../src/identity/csr.ts'
+import { createCsr, verifyCsr } from '../../src/identity/csr.ts'
 import { loadEnrolment, saveEnrolment } from '../../src/identity/enrolment-file.ts'
 import { generateKey } from '../../src/identity/keys.ts'
 import { stateFromIssued } from '../../src/identity/svid.ts'
@@ -16,8 +16,8 @@ const serverUrl = 'nsm://192.0.2.1:5001/?td=mesh.internal'
 function issue() {
   const key = generateKey()
   const authority = createAuthority({ trustDomain: 'mesh.internal', clock: systemClock })
-  const wanted = { csr: createCsr(key), spiffeId: 'spiffe://mesh.internal/member/a', ttlMs: 3_600_000 }
-  return stateFromIssued(authority.issue(wanted), key, Date.now())
+  const wanted = { ...verifyCsr(createCsr(key)), spiffeId: 'spiffe://mesh.internal/member/a', ttlMs: 3_600_000 }
+  return stateFromIssued(authority.issueForKey(wanted), key, Date.now())
 }
 
 const saved = async () => {

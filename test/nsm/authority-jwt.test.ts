@@ -4,7 +4,7 @@ import type { AuditEvent } from '../../src/base/audit.ts'
 import { systemClock } from '../../src/base/clock.ts'
 import { toNsmError } from '../../src/base/errors.ts'
 import { silentLog } from '../../src/base/log.ts'
-import { createCsr } from '../../src/identity/csr.ts'
+import { createCsr, verifyCsr } from '../../src/identity/csr.ts'
 import { openEphemeral } from '../../src/identity/enrolled.ts'
 import { holdJwtBundles } from '../../src/identity/jwt-bundles.ts'
 import { generateKey } from '../../src/identity/keys.ts'
@@ -50,7 +50,7 @@ async function server(isOld = false) {
 /** A member of it with its tokens, as a background process has them. */
 async function member(of: Awaited<ReturnType<typeof server>>, ttlMs = 3_600_000) {
   const { mesh, clock, running, authority } = of
-  const exchange = async (csr: Uint8Array) => authority.issue({ csr, spiffeId, ttlMs })
+  const exchange = async (csr: Uint8Array) => authority.issueForKey({ ...verifyCsr(csr), spiffeId, ttlMs })
   const around = { clock, log: silentLog, jitter: () => 0 }
   const source = await openEphemeral({ ...around, serverUrl: 'x', exchange, renew: exchange })
   const channel = openChannel({ target: running, source, clock })

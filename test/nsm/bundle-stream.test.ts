@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { afterEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
+import { verifyCsr } from '../../src/identity/csr.ts'
 import { openEphemeral } from '../../src/identity/enrolled.ts'
 import type { JwtBundles } from '../../src/identity/jwt-bundles.ts'
 import type { TrustBundles } from '../../src/identity/source.ts'
@@ -89,9 +90,9 @@ describe('followBundles', () => {
       () => joinTokens.close(),
     )
     const trust = { ...believed(mesh.authority.bundles) }
-    const { trustDomain, issue, issueJwt } = mesh.authority
+    const { trustDomain, issueForKey, issueJwt } = mesh.authority
     const serving = {
-      ...{ trustDomain, issue, issueJwt, onChange: trust.onChange },
+      ...{ trustDomain, issueForKey, issueJwt, onChange: trust.onChange },
       get bundles() {
         return trust.bundles()
       },
@@ -105,7 +106,7 @@ describe('followBundles', () => {
     let renewals = 0
     const exchange = async (csr: Uint8Array) => {
       renewals++
-      return issue({ csr, spiffeId, ttlMs: 3_600_000 })
+      return issueForKey({ ...verifyCsr(csr), spiffeId, ttlMs: 3_600_000 })
     }
     const around = { clock: systemClock, log: silentLog, jitter: () => 0 }
     const source = await openEphemeral({ ...around, serverUrl: 'x', exchange, renew: exchange })

@@ -3,7 +3,7 @@ import { create } from '@bufbuild/protobuf'
 import { type Clock, systemClock } from '../../src/base/clock.ts'
 import { silentLog } from '../../src/base/log.ts'
 import { type Authority, createAuthority } from '../../src/identity/ca.ts'
-import { createCsr } from '../../src/identity/csr.ts'
+import { createCsr, verifyCsr } from '../../src/identity/csr.ts'
 import { createFixedSource, type FixedSource } from '../../src/identity/fixed-source.ts'
 import { generateKey } from '../../src/identity/keys.ts'
 import { stateFromIssued } from '../../src/identity/svid.ts'
@@ -32,7 +32,7 @@ export class TestMesh {
   issue(path: string, ttlMs = 3_600_000) {
     const key = generateKey()
     const spiffeId = `spiffe://${this.authority.trustDomain}${path}`
-    const issued = this.authority.issue({ csr: createCsr(key), spiffeId, ttlMs })
+    const issued = this.authority.issueForKey({ ...verifyCsr(createCsr(key)), spiffeId, ttlMs })
     return stateFromIssued(issued, key, this.clock.wallMs())
   }
 
