@@ -1,4 +1,4 @@
-import { X509Certificate } from 'node:crypto'
+import { type KeyObject, X509Certificate } from 'node:crypto'
 import {
   type DerElement,
   derTag,
@@ -17,6 +17,7 @@ export interface Certificate {
   readonly der: Uint8Array
   /** For name and signature checks; its `keyUsage` is the extended one, so nothing else is read from it. */
   readonly x509: X509Certificate
+  readonly publicKey: KeyObject
   readonly spki: Uint8Array
   readonly notBeforeMs: number
   readonly notAfterMs: number
@@ -68,16 +69,18 @@ function fields(der: Uint8Array, x509: X509Certificate): Certificate {
   const [notBefore, notAfter] = readElements(expectTag(validity, derTag.sequence).content)
   const block = optional.find(({ tag }) => tag === 0xa3)
   const found = readExtensions(block)
+  const { publicKey } = x509
   return {
     der,
     x509,
+    publicKey,
     spki: expectTag(spki, derTag.sequence).raw,
     notBeforeMs: readTime(notBefore),
     notAfterMs: readTime(notAfter),
     uris: readUris(found.get(names.subjectAltName), x509),
     ...readBasicConstraints(found.get(names.basicConstraints)),
     keyUsage: readKeyUsage(found.get(names.keyUsage)),
-    isUsable: isUnderstood(found) && isStrong(x509, algorithm),
+    isUsable: isUnderstood(found) && isStrong(publicKey, algorithm),
   }
 }
 
@@ -103,9 +106,9 @@ function isUnderstood(found: ReadonlyMap<string, Extension>): boolean {
   return [...found].every(([id, { isCritical }]) => !isCritical || understood.has(id))
 }
 
-function isStrong(x509: X509Certificate, algorithm: DerElement | undefined): boolean {
+function isStrong(publicKey: KeyObject, algorithm: DerElement | undefined): boolean {
   const [id] = readElements(expectTag(algorithm, derTag.sequence).content)
-  const { modulusLength } = x509.publicKey.asymmetricKeyDetails ?? {}
+  const { modulusLength } = publicKey.asymmetricKeyDetails ?? {}
   return strongAlgorithms.has(hex(expectTag(id, derTag.oid).raw)) && (modulusLength ?? rsaMinBits) >= rsaMinBits
 }
 

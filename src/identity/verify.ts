@@ -1,4 +1,5 @@
 import { type Certificate, readCertificate } from './certificate.ts'
+import { isKnownSigner, readSigner, rememberSigner } from './known-signers.ts'
 import { refusal } from './refusal.ts'
 import type { TrustBundles } from './source.ts'
 import { parseSpiffeId } from './spiffe-id.ts'
@@ -22,8 +23,10 @@ export function verifyPeer(peer: {
   readonly nowMs: number
 }): PeerIdentity {
   if (peer.chain.length > chainMax) throw refusal('SVID_UNTRUSTED', `more than ${chainMax} certificates were sent`)
-  const [leaf, ...intermediates] = peer.chain.map(readCertificate)
-  if (!leaf) throw refusal('SVID_NO_ID', 'no certificate was sent')
+  const [sentLeaf, ...signers] = peer.chain
+  if (!sentLeaf) throw refusal('SVID_NO_ID', 'no certificate was sent')
+  const leaf = readCertificate(sentLeaf)
+  const intermediates = signers.map(readSigner)
   const { spiffeId, trustDomain } = leafIdentity(leaf)
   checkLeaf(leaf, peer.nowMs)
   const bundle = peer.bundles.get(trustDomain)
@@ -99,8 +102,8 @@ function rootOf(leaf: Certificate, sent: readonly Certificate[], search: Search)
   let checksLeft = signatureChecksMax
   const signs = (issuer: Certificate, subject: Certificate, signersBelow: number): boolean => {
     if (!maySign(issuer, signersBelow, search.nowMs) || !subject.x509.checkIssued(issuer.x509)) return false
-    if (checksLeft-- <= 0) return false
-    return subject.x509.verify(issuer.x509.publicKey)
+    if (isKnownSigner(subject, issuer)) return true
+    return checksLeft-- > 0 && subject.x509.verify(issuer.publicKey)
   }
   const climb = (
     subject: Certificate,
@@ -108,6 +111,7 @@ function rootOf(leaf: Certificate, sent: readonly Certificate[], search: Search)
     signersBelow: number,
   ): Certificate | undefined => {
     const root = search.roots.find((one) => signs(one, subject, signersBelow))
+    if (root && subject !== leaf) rememberSigner(subject, root)
     if (root) return root
     for (const issuer of unused) {
       if (!signs(issuer, subject, signersBelow)) continue

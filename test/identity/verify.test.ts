@@ -10,6 +10,7 @@ import {
   derSequence,
   derTrue,
 } from '../../src/identity/der-writer.ts'
+import { generateKey } from '../../src/identity/keys.ts'
 import { ecdsaWithSha256 } from '../../src/identity/oids.ts'
 import { refusalReason } from '../../src/identity/refusal.ts'
 import type { TrustBundles } from '../../src/identity/source.ts'
@@ -89,6 +90,41 @@ describe('verifyPeer', () => {
     expect(verdict([leafBelow(late).der, late.der])).toBe('SVID_UNTRUSTED')
     const gone = rootSigner({ notAfterMs: testNowMs - 1000 })
     expect(verdict([leafBelow(gone).der], testNowMs, new Map([['a.example', [gone.der]]]))).toBe('SVID_UNTRUSTED')
+  })
+
+  test('judges a signer that it knows again for each peer: its end, its root, and what else it may sign', () => {
+    const signer = signerBelow(root, { notAfterMs: testNowMs + 1_000 })
+    const chainOf = (leaf: { readonly der: Uint8Array }) => [leaf.der, new Uint8Array(signer.der)]
+    const later = leafBelow(signer)
+    expect([verdict(chainOf(leafBelow(signer))), verdict(chainOf(later))]).toEqual(['nothing', 'nothing'])
+    expect(verdict(chainOf(later), testNowMs + 1_000)).toBe('SVID_UNTRUSTED')
+    expect(verdict(chainOf(later), testNowMs, new Map([['a.example', [rootSigner().der]]]))).toBe('SVID_UNTRUSTED')
+    expect(verdict(chainOf(leafBelow(signerBelow(signer))))).toBe('SVID_UNTRUSTED')
+    const claimed = leafBelow({ ...signer, privateKey: generateKey() })
+    expect(verdict(chainOf(claimed))).toBe('SVID_UNTRUSTED')
+    const next = rootSigner()
+    const both: TrustBundles = new Map([['a.example', [next.der, root.der]]])
+    expect(verdict(chainOf(later), testNowMs, both)).toBe('nothing')
+  })
+
+  test('knows a signer by all of its bytes: one with another signature is not it', () => {
+    const signer = signerBelow(root)
+    const { der } = leafBelow(signer)
+    expect(verdict([der, signer.der])).toBe('nothing')
+    const forged = new Uint8Array(signer.der)
+    forged[forged.length - 1] = (forged.at(-1) ?? 0) ^ 1
+    expect(verdict([der, forged])).toBe('SVID_UNTRUSTED')
+  })
+
+  test('still judges right when many signers came between', () => {
+    const signer = signerBelow(root)
+    const { der } = leafBelow(signer)
+    expect(verdict([der, signer.der])).toBe('nothing')
+    for (let i = 0; i < 70; i++) {
+      const other = signerBelow(root)
+      expect(verdict([leafBelow(other).der, other.der])).toBe('nothing')
+    }
+    expect([verdict([der, signer.der]), verdict([der])]).toEqual(['nothing', 'SVID_UNTRUSTED'])
   })
 
   test('refuses a leaf that may sign', () => {
