@@ -48,5 +48,5 @@ function isDetailed(certificate: PeerCertificate | DetailedPeerCertificate): cer
   return 'issuerCertificate' in certificate
 }
 
-/** Ours: one more than a verified chain may have, so that a longer one is refused, not cut. */
-const chainMax = 9
+/** Ours: how many certificates of a chain are read: one more than a verified chain may have, so that a longer one is refused, not cut. */
+export const chainMax = 9

@@ -56,7 +56,7 @@ export function createTlsServer(settings: TlsServerSettings): TlsServer {
   })
   const stopListening = settings.source.onChange((next) => {
     tls.setSecureContext(serverMaterial(next))
-    sessions.remember(next)
+    sessions.show(next)
     sessions.verifyAgain(next)
   })
   return {
@@ -80,10 +80,8 @@ const webProtocol = 'http/1.1'
 
 /** The TLS layer; it does not listen itself, so that a connection over the limits costs no handshake. */
 function createTls(settings: TlsServerSettings, sessions: TlsSessions) {
-  const state = settings.source.current()
-  sessions.remember(state)
   const tls = createTlsLayer({
-    ...serverMaterial(state),
+    ...serverMaterial(settings.source.current()),
     requestCert: true,
     /** The verdict is made in `accept`: a client without a certificate may be welcome. */
     rejectUnauthorized: false,

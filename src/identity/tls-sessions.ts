@@ -8,7 +8,7 @@ import { readCertificate } from './certificate.ts'
 import type { CallerAdmission } from './connection-gate.ts'
 import { reasonOf, refusal, refusalReason } from './refusal.ts'
 import type { IdentitySource, IdentityState, Svid } from './source.ts'
-import { chainOf } from './tls-material.ts'
+import { chainMax } from './tls-material.ts'
 import { type PeerIdentity, verifyPeer } from './verify.ts'
 import { atWallTime } from './wall-timer.ts'
 
@@ -28,35 +28,44 @@ export interface SessionSettings {
   readonly audit?: Audit
 }
 
-/** Takes a place for a verified caller, or for one without a certificate. */
-type Finish = (spiffeId: string | undefined) => CallerAdmission
+/** A connection whose handshake is not finished. */
+interface Unfinished {
+  /** Takes a place for a verified caller, or for one without a certificate. */
+  readonly finish: (spiffeId: string | undefined) => CallerAdmission
+  /** What it is shown. */
+  readonly own: Svid
+}
 
 /** The connections of one server, from the first byte to the last. */
 export class TlsSessions {
   readonly #settings: SessionSettings
   readonly #clock: Clock
   readonly #raw = new Set<Socket>()
-  /** Asked at the end of the handshake, by remote address and port. */
-  readonly #unfinished = new Map<string, Finish>()
+  /** By remote address and port. */
+  readonly #unfinished = new Map<string, Unfinished>()
   readonly #sent = new WeakMap<TLSSocket, readonly Uint8Array[]>()
   readonly #chains = new Map<TLSSocket, readonly Uint8Array[]>()
-  #svids: readonly Svid[] = []
+  #own: Svid
 
   constructor(settings: SessionSettings, clock: Clock) {
     this.#settings = settings
     this.#clock = clock
+    this.#own = settings.source.current().svid
   }
 
   /** The SVID that the next handshakes show. */
-  remember({ svid }: IdentityState): void {
-    if (this.#svids[0] !== svid) this.#svids = [svid, ...this.#svids].slice(0, rememberedSvids)
+  show({ svid }: IdentityState): void {
+    this.#own = svid
   }
 
-  /** A raw connection before its handshake; `finish` is asked at the end of it whether this caller has a place. */
-  open(raw: Socket, finish: Finish): void {
+  /**
+   * A raw connection right before TLS takes it over, which settles with which SVID; `finish` is asked at the end of the
+   * handshake whether this caller has a place.
+   */
+  open(raw: Socket, finish: Unfinished['finish']): void {
     const key = remoteKey(raw)
     this.#raw.add(raw)
-    this.#unfinished.set(key, finish)
+    this.#unfinished.set(key, { finish, own: this.#own })
     raw.once('close', () => {
       this.#raw.delete(raw)
       this.#unfinished.delete(key)
@@ -68,7 +77,7 @@ export class TlsSessions {
    * `secureConnection`. Where this comes too late they are read at `accept`, and without them the peer is refused.
    */
   watch(socket: TLSSocket): void {
-    socket.prependOnceListener('secure', () => void this.#sent.set(socket, chainOf(socket.getPeerCertificate(true))))
+    socket.prependOnceListener('secure', () => void this.#sent.set(socket, sentBy(socket)))
   }
 
   /** The verdict on a finished handshake. */
@@ -77,9 +86,9 @@ export class TlsSessions {
     try {
       if (socket.isSessionReused()) throw refusal('SVID_UNEXPECTED', 'the client resumed a session')
       if (socket.alpnProtocol !== 'h2') return void this.#welcomeWeb(socket)
-      const own = this.#ownSvid(socket)
       const peer = this.#identify(socket)
-      if (this.#hasPlace(socket, peer)) this.#settings.onConnection(socket, peer, own)
+      const own = this.#place(socket, peer)
+      if (own) this.#settings.onConnection(socket, peer, own)
     } catch (error) {
       this.#cut(socket, error)
     }
@@ -105,11 +114,11 @@ export class TlsSessions {
   #welcomeWeb(socket: TLSSocket): void {
     const { onWeb } = this.#settings
     if (!onWeb) throw refusal('SVID_UNEXPECTED', 'the client does not speak HTTP/2')
-    if (this.#hasPlace(socket, undefined)) onWeb(socket)
+    if (this.#place(socket, undefined)) onWeb(socket)
   }
 
   #identify(socket: TLSSocket): PeerIdentity | undefined {
-    const chain = this.#sent.get(socket) ?? chainOf(socket.getPeerCertificate(true))
+    const chain = this.#sent.get(socket) ?? sentBy(socket)
     if (chain.length === 0 && this.#settings.allowAnonymous) return undefined
     const { bundles } = this.#settings.source.current()
     const peer = verifyPeer({ chain, bundles, nowMs: this.#clock.wallMs() })
@@ -137,26 +146,20 @@ export class TlsSessions {
     }
   }
 
-  /** One without a place is closed without a warning: it may be one of very many. */
-  #hasPlace(socket: TLSSocket, peer: PeerIdentity | undefined): boolean {
+  /** The SVID that a caller with a place was shown. One without is closed without a warning: it may be one of very many. */
+  #place(socket: TLSSocket, peer: PeerIdentity | undefined): Svid | undefined {
     const key = remoteKey(socket)
-    const admission = this.#unfinished.get(key)?.(peer?.spiffeId)
+    const unfinished = this.#unfinished.get(key)
+    const admission = unfinished?.finish(peer?.spiffeId)
     this.#unfinished.delete(key)
-    if (admission === 'admitted') return true
+    if (admission === 'admitted') return unfinished?.own
     const { remoteAddress: address } = socket
     const { log, audit = noAudit } = this.#settings
     log.debug('connection refused', { address, peer: peer?.spiffeId, reason: admission ?? 'gone' })
     const reason = admission?.toUpperCase().replaceAll('-', '_')
     if (reason !== undefined) audit.record({ event: 'peer.reject', id: peer?.spiffeId, address, reason })
     socket.destroy()
-    return false
-  }
-
-  #ownSvid(socket: TLSSocket): Svid {
-    const shown = socket.getX509Certificate()?.raw
-    const own = this.#svids.find(({ chain: [leaf] }) => leaf && shown?.equals(leaf))
-    if (!own) throw refusal('SVID_UNEXPECTED', 'the handshake began with a certificate that is no longer in use')
-    return own
+    return undefined
   }
 
   #cut(socket: TLSSocket, error: unknown): void {
@@ -169,8 +172,17 @@ export class TlsSessions {
   }
 }
 
-/** Ours: SVIDs whose handshakes may still be running; a rotation happens at half life, so two would do. */
-const rememberedSvids = 4
+/**
+ * What a client showed, DER, leaf first; empty when it showed nothing. All of it comes with the first call for a connection
+ * (Node 24.21): a second one gives the leaf alone.
+ */
+function sentBy(socket: TLSSocket): readonly Uint8Array[] {
+  const chain: Uint8Array[] = []
+  for (let next = socket.getPeerX509Certificate(); next && chain.length < chainMax; next = next.issuerCertificate) {
+    chain.push(next.raw)
+  }
+  return chain
+}
 
 function remoteKey(socket: Socket): string {
   return `${socket.remoteAddress} ${socket.remotePort}`

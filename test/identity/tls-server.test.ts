@@ -86,6 +86,17 @@ describe('TLS server', () => {
     expect(met[0]?.peer?.notAfterMs).toBe(alice.svid.notAfterMs)
   })
 
+  test('hands on every certificate that a peer sent above its own', async () => {
+    const a = authorityOf('a.example')
+    const { met, port } = await startServer(createFixedSource(identityOf(a, '/server')))
+    const { svid, bundles } = identityOf(a, '/alice')
+    const chain = [...svid.chain, a.rootDer, identityOf(a, '/beside').svid.chain[0] ?? Buffer.alloc(0)]
+    expect(await dial(port, presenting({ svid: { ...svid, chain }, bundles }))).toBe('hello')
+    expect(met[0]?.peer?.intermediates.map((der) => Buffer.from(der))).toEqual(
+      chain.slice(1).map((der) => Buffer.from(der)),
+    )
+  })
+
   test('hands on a client without a certificate as anonymous, or cuts it when that is not allowed', async () => {
     const a = authorityOf('a.example')
     const anonymous = { secureContext: createSecureContext(trustMaterial(a.bundles)) }
@@ -170,6 +181,20 @@ describe('TLS server', () => {
     expect(old.destroyed).toBe(false)
     expect(met.map(({ own }) => own)).toEqual([before.svid, after.svid])
     expect(young.getPeerCertificate().raw.equals(after.svid.chain[0] ?? Buffer.alloc(0))).toBe(true)
+  })
+
+  test('says which SVID a peer saw whose handshake began before a new one came', async () => {
+    const a = authorityOf('a.example')
+    const [before, after] = [identityOf(a, '/server'), identityOf(a, '/server')]
+    const source = createFixedSource(before)
+    const { server, met, port } = await startServer(source)
+    const socket = connectTcp(port, '127.0.0.1')
+    await expect.poll(() => server.counts.halfOpen).toBe(1)
+    source.set(after)
+    const slow = open(port, { ...presenting(identityOf(a, '/alice')), socket })
+    await new Promise((resolve) => slow.once('data', resolve))
+    expect(slow.getPeerCertificate().raw.equals(before.svid.chain[0] ?? Buffer.alloc(0))).toBe(true)
+    expect(met.map(({ own }) => own)).toEqual([before.svid])
   })
 
   test('cuts the open connections of a domain whose bundle is gone', async () => {
