@@ -21,7 +21,7 @@ export interface ConnectionLimits {
 }
 
 /**
- * An mTLS connection costs about 90 KiB and 5.5 ms, so 2,000 idle ones take 180 MB. A burst of 100 lets a site behind
+ * A client that joins costs about 90 KiB and 4.5 ms, so 2,000 idle ones take 180 MB. A burst of 100 lets a site behind
  * one address start together. A machine has one or two connections, but several may share an SVID.
  */
 export const defaultConnectionLimits: ConnectionLimits = {
