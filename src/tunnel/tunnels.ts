@@ -1,4 +1,5 @@
 import { NsmError } from '../base/errors.ts'
+import { createTurns } from '../base/turns.ts'
 import type { Request } from './control.ts'
 import { type PacketWorker, startPacketWorker } from './packet-worker.ts'
 import { systemError } from './sys/errno.ts'
@@ -105,6 +106,8 @@ class MemberTunnel implements RestartableTunnel {
   readonly failed: Promise<NsmError>
   readonly #failed = Promise.withResolvers<NsmError>()
   readonly #parts: MemberParts
+  /** Of starts and the end: a thread that is being started holds the numbers of descriptors that the end closes. */
+  readonly #turns = createTurns()
   #mtuBytes: number
   #fwmark = 0
   readonly #heard = new Int32Array(new SharedArrayBuffer(4))
@@ -124,7 +127,11 @@ class MemberTunnel implements RestartableTunnel {
     return this.#udp?.port ?? 0
   }
 
-  async start({ privateKey, listenPort }: Device, signal?: AbortSignal): Promise<void> {
+  start(device: Device, signal?: AbortSignal): Promise<void> {
+    return this.#turns.run('device', () => this.#start(device, signal))
+  }
+
+  async #start({ privateKey, listenPort }: Device, signal?: AbortSignal): Promise<void> {
     if (!this.#tun) throw closed()
     const { fd, vnetHeader, merging } = this.#tun
     const { openUdp, segments } = this.#parts
@@ -189,7 +196,11 @@ class MemberTunnel implements RestartableTunnel {
     return Atomics.load(this.#heard, 0)
   }
 
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    return this.#turns.run('device', () => this.#close())
+  }
+
+  async #close(): Promise<void> {
     await this.#worker?.close()
     this.#udp?.close()
     this.#tun?.close()

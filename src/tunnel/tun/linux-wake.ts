@@ -5,7 +5,7 @@ import { allocateNative, type NativeBuffer } from '../sys/native-buffer.ts'
 /** Wakes a thread that waits in poll: a message alone never reaches it. */
 export interface Wake {
   readonly fd: number
-  /** Ends the wait, or the next one. About 50 us until the thread acts. */
+  /** Ends the wait, or the next one. About 50 us until the thread acts. Nothing after `close`. */
   wake(): void
   close(): void
 }
@@ -16,10 +16,17 @@ export function openWake(): Wake {
   if (fd < 0) throw systemError('cannot make an eventfd', libc().errno())
   const one = allocateNative(8)
   one.view.setBigUint64(0, 1n, true)
+  let isOpen = true
   return {
     fd,
-    wake: () => void libc().write(fd, one.address, 8),
-    close: () => void libc().close(fd),
+    wake() {
+      // The number may be another file's after `close`, for which a wake may still be under way.
+      if (isOpen) libc().write(fd, one.address, 8)
+    },
+    close() {
+      if (isOpen) libc().close(fd)
+      isOpen = false
+    },
   }
 }
 
