@@ -5,10 +5,10 @@ import { createFakeClock } from '../support/fake-clock.ts'
 
 const guesses = { perSecond: 1, burst: 20 }
 
-const triesOf = (limit: RateLimit, addresses: readonly string[], nowMs = 0) =>
-  addresses.filter((address) => {
+const triesOf = (limit: RateLimit, callers: readonly string[], nowMs = 0) =>
+  callers.filter((caller) => {
     try {
-      limit.take(address, nowMs)
+      limit.take(caller, nowMs)
       return true
     } catch {
       return false
@@ -24,14 +24,15 @@ describe('a rate limit', () => {
     expect(triesOf(limit, ['192.0.2.2'], 3_000)).toBe(1)
   })
 
-  test('counts an IPv6 /64 as one source', () => {
+  test('tells callers apart by what they are called and nothing else', () => {
     const limit = new RateLimit(guesses)
-    const addresses = Array.from({ length: 30 }, (_, i) => `2001:db8::${(i * 7).toString(16)}:1`)
-    expect(triesOf(limit, addresses)).toBe(20)
-    expect(triesOf(limit, ['2001:db8:0:1::1'])).toBe(1)
+    const callers = Array.from({ length: 30 }, (_, i) => `2001:db8::${(i * 7).toString(16)}:1`)
+    expect(triesOf(limit, callers)).toBe(30)
+    const id = 'spiffe://test.internal/ci'
+    expect(triesOf(limit, [...new Array(30).fill(id), `${id}%2`])).toBe(21)
   })
 
-  test('counts callers without an address together', () => {
+  test('counts callers without a name together', () => {
     const nobody = Array.from({ length: 30 }, () => '')
     expect(triesOf(new RateLimit(guesses), nobody)).toBe(20)
   })
@@ -79,6 +80,18 @@ describe('the rate of exchanges', () => {
     await at.clock.advance(1_000)
     expect(await outcomesOf(3, rate, at, async () => 'svid')).toEqual(['ok', 'ok', 'ok'])
     expect(await outcomeOf(rate, { ...at, address: '192.0.2.2' }, async () => 'svid')).toBe('ok')
+  })
+
+  test('counts an IPv6 /64 as one source, and callers without an address together', async () => {
+    const [rate, at] = [new ExchangeRate(), from()]
+    const fail = () => Promise.reject(refusal())
+    const outcomes: string[] = []
+    for (let i = 0; i < 30; i++) {
+      outcomes.push(await outcomeOf(rate, { ...at, address: `2001:db8::${(i * 7).toString(16)}:1` }, fail))
+    }
+    expect(count(outcomes, 'IDENTITY')).toBe(20)
+    expect(await outcomeOf(rate, { ...at, address: '2001:db8:0:1::1' }, fail)).toBe('IDENTITY')
+    expect(count(await outcomesOf(30, rate, { ...at, address: '' }, fail), 'IDENTITY')).toBe(20)
   })
 
   test('bounds tries at the same time before it knows what becomes of them', async () => {
