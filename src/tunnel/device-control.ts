@@ -1,8 +1,8 @@
 import type { Clock } from '../base/clock.ts'
-import { NsmError } from '../base/errors.ts'
+import { type ErrorCode, NsmError } from '../base/errors.ts'
 import { createTurns } from '../base/turns.ts'
 import { keyToBase64, keyToHex } from './key-text.ts'
-import { errno } from './sys/errno.ts'
+import { errno, errnoOf } from './sys/errno.ts'
 import type { RestartableTunnel } from './tunnels.ts'
 import { getLines, type HandshakeMoment, handshakeMoments } from './uapi-get.ts'
 import { applySet, type DeviceSettings } from './uapi-set.ts'
@@ -53,7 +53,7 @@ export class DeviceControl implements UapiDevice {
         const after = applySet(lines, this.#settings)
         return typeof after === 'number' ? after : await this.#become(after)
       } catch (error) {
-        return errnoOf(error)
+        return numberOf(error)
       }
     })
   }
@@ -103,7 +103,7 @@ export class DeviceControl implements UapiDevice {
         if (!isSet) await this.#tunnel.setPeer(peer)
         peers.push(peer)
       } catch (error) {
-        failure = errnoOf(error)
+        failure = numberOf(error)
       }
     }
     this.#settings = { ...after, peers }
@@ -132,10 +132,15 @@ function sameBytes(a: Uint8Array | undefined, b: Uint8Array | undefined): boolea
   return a === undefined || b === undefined ? a === b : Buffer.compare(a, b) === 0
 }
 
-function errnoOf(error: unknown): number {
+/** What the asking program is told. The engine's refusals come from another thread and have no number of the system's. */
+function numberOf(error: unknown): number {
   if (!(error instanceof NsmError)) throw error
-  if (error.code === 'USAGE') return errno.EINVAL
-  if (error.code === 'PERMISSION') return error.message.endsWith('EPERM') ? errno.EPERM : errno.EACCES
-  if (error.code !== 'CONFLICT' && error.code !== 'REFUSED') return errno.EIO
-  return error.message.includes('UDP port') ? errno.EADDRINUSE : errno.ENOSPC
+  return errnoOf(error) ?? numbers[error.code] ?? errno.EIO
+}
+
+const numbers: Readonly<Partial<Record<ErrorCode, number>>> = {
+  USAGE: errno.EINVAL,
+  PERMISSION: errno.EACCES,
+  CONFLICT: errno.ENOSPC,
+  REFUSED: errno.ENOSPC,
 }

@@ -1,5 +1,5 @@
 import { NsmError } from '../base/errors.ts'
-import { errno, errnoName, systemError } from './sys/errno.ts'
+import { becauseOf, errno, errnoName, systemError } from './sys/errno.ts'
 import { libc } from './sys/libc.ts'
 import { allocateNative, type NativeBuffer } from './sys/native-buffer.ts'
 import {
@@ -90,7 +90,8 @@ function bindError(listen: Listen, number: number): NsmError {
     return systemError(`cannot listen on ${listen.address}, UDP port ${listen.port}`, number)
   }
   const message = `UDP port ${listen.port} is taken by another program (${errnoName(number)})`
-  return new NsmError('CONFLICT', message, `see who holds it: ss -ulpn 'sport = :${listen.port}'`)
+  const next = `see who holds it: ss -ulpn 'sport = :${listen.port}'`
+  return new NsmError('CONFLICT', message, next, { cause: becauseOf(number) })
 }
 
 function boundPort(fd: number, buffer: NativeBuffer): number {

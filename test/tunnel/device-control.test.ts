@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { NsmError } from '../../src/base/errors.ts'
 import { type ControlledTunnel, DeviceControl } from '../../src/tunnel/device-control.ts'
 import { keyToBase64, keyToHex } from '../../src/tunnel/key-text.ts'
-import { errno } from '../../src/tunnel/sys/errno.ts'
+import { errno, systemError } from '../../src/tunnel/sys/errno.ts'
 import type { TunnelPeerStats } from '../../src/tunnel/tunnel-stats.ts'
 import type { DeviceSettings } from '../../src/tunnel/uapi-set.ts'
 import { generatePrivateKey, type PeerSettings, publicKeyOf } from '../../src/tunnel/wireguard/engine.ts'
@@ -36,13 +36,13 @@ class TunnelDouble implements ControlledTunnel {
   }
 
   async restart({ listenPort }: Pick<DeviceSettings, 'listenPort'>) {
-    if (listenPort === 1) throw new NsmError('CONFLICT', 'UDP port 1 is taken by another program', 'choose another')
+    if (listenPort === 1) throw systemError('port 1', errno.EADDRINUSE)
     this.did.push(`restart ${listenPort}`)
     this.listenPort = listenPort || 41_000
   }
 
   async setMark(fwmark: number) {
-    if (fwmark === 1) throw new NsmError('PERMISSION', 'cannot mark packets with 1: EPERM', 'x')
+    if (fwmark === 1) throw systemError('mark 1', errno.EPERM)
     this.did.push(`mark ${fwmark}`)
   }
 

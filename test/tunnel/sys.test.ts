@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { errno, errnoName, systemError } from '../../src/tunnel/sys/errno.ts'
+import { NsmError } from '../../src/base/errors.ts'
+import { becauseOf, errno, errnoName, errnoOf, systemError } from '../../src/tunnel/sys/errno.ts'
 import { giveMemoryBack } from '../../src/tunnel/sys/heap.ts'
 import { MessageHeaders } from '../../src/tunnel/sys/message-headers.ts'
 import { loadKoffi } from '../../src/tunnel/sys/native.ts'
@@ -26,6 +27,13 @@ describe('systemError', () => {
     expect(error.code).toBe(code)
     expect(error.message).toBe(`cannot open it: ${errnoName(number)}`)
     expect(error.next).not.toBe('')
+    expect(errnoOf(error)).toBe(number)
+  })
+
+  test('an error in other words carries the number too; one that the system has no part in has none', () => {
+    expect(errnoOf(new NsmError('CONFLICT', 'taken', 'x', { cause: becauseOf(errno.EADDRINUSE) }))).toBe(98)
+    expect(errnoOf(new NsmError('CONFLICT', 'taken: EADDRINUSE', 'x'))).toBeUndefined()
+    expect(errnoOf(new NsmError('CONFLICT', 'x', 'x', { cause: { systemErrno: 'EPERM' } }))).toBeUndefined()
   })
 
   test('a number without a name is written as it is', () => {

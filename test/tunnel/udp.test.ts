@@ -82,7 +82,8 @@ describe.skipIf(!onLinux)(`on Linux${skipped}`, async () => {
     expect(second).toThrow(
       expect.objectContaining({ code: 'CONFLICT', message: expect.stringContaining(`${first.port}`) }),
     )
-    expect(second).toThrow(expect.objectContaining({ next: expect.stringContaining('ss -ulpn') }))
+    const why = { next: expect.stringContaining('ss -ulpn'), cause: { systemErrno: 98 } }
+    expect(second).toThrow(expect.objectContaining(why))
     first.close()
   })
 

@@ -33,7 +33,18 @@ export function errnoName(number: number): string {
 
 /** The one place where an error number becomes an error: what failed, and what to do when the caller knows it. */
 export function systemError(what: string, number: number, next = nextStep(number)): NsmError {
-  return new NsmError(codes.get(number) ?? 'BUG', `${what}: ${errnoName(number)}`, next)
+  return new NsmError(codes.get(number) ?? 'BUG', `${what}: ${errnoName(number)}`, next, { cause: becauseOf(number) })
+}
+
+/** The cause of an error that is said in other words than `systemError` has. */
+export function becauseOf(number: number): { readonly systemErrno: number } {
+  return { systemErrno: number }
+}
+
+/** The system's number behind an error of this thread; undefined when the system has not said one. */
+export function errnoOf({ cause }: NsmError): number | undefined {
+  const isOurs = typeof cause === 'object' && cause !== null && 'systemErrno' in cause
+  return isOurs && typeof cause.systemErrno === 'number' ? cause.systemErrno : undefined
 }
 
 const names = new Map<number, string>(Object.entries(errno).map(([name, number]) => [number, name]))
