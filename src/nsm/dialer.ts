@@ -20,7 +20,7 @@ export interface DialerSettings extends Dialing {
   readonly authority: string
   /** Of the connection attempts; the first pause is `pauseMinMs`. */
   readonly pauseMaxMs: number
-  /** What every call says besides its own; throws when there is nothing to say it with. */
+  /** What every call says besides its own; nothing where there is no identity to say it with. A failure ends the call. */
   metadata(server: PeerIdentity | undefined): Readonly<Record<string, string>>
   /** An attempt has failed. */
   onFailed?(error: unknown): void

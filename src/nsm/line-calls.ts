@@ -2,7 +2,7 @@ import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/prot
 import { NsmError, toNsmError } from '../base/errors.ts'
 import type { PeerIdentity } from '../identity/verify.ts'
 import { AnswerQueue } from './answer-queue.ts'
-import { type CallEnd, unreadableAnswer, unsent, wrongCount } from './call-end.ts'
+import { type CallEnd, deadlineOver, unreadableAnswer, unsent, wrongCount } from './call-end.ts'
 import type { CallSettings } from './call-settings.ts'
 import { type CallListener, ClientCall, type Question } from './client-call.ts'
 import type { Dialer } from './dialer.ts'
@@ -128,18 +128,28 @@ export async function* callDuplex<I extends DescMessage, O extends DescMessage>(
     readonly settings: CallSettings
   },
 ): AsyncGenerator<MessageShape<O>, void> {
-  yield* answers(line, call, (question, listener) => {
-    const send = async () => {
-      for await (const request of call.requests) {
-        await started.send(framed(call.method.input, request))
-        if (started.isOver) return
+  const requests = call.requests[Symbol.asyncIterator]()
+  try {
+    yield* answers(line, call, (question, listener) => {
+      const send = async () => {
+        for (let next = await requests.next(); !next.done && !started.isOver; next = await requests.next()) {
+          await started.send(framed(call.method.input, next.value))
+        }
+        started.finish()
       }
-      started.finish()
-    }
-    const onBegin = () => void send().catch(() => started.end(unsent))
-    const started = new ClientCall(line.dialer, question, { ...listener, onBegin })
-    return started
-  })
+      const onBegin = () => void send().catch(() => started.end(unsent))
+      const started = new ClientCall(line.dialer, question, { ...listener, onBegin })
+      return started
+    })
+  } finally {
+    // Whoever makes the requests hears that no more are wanted; it may never give the one it was asked for.
+    leave(requests)
+  }
+}
+
+function leave(requests: AsyncIterator<unknown>): void {
+  const left = async () => void (await requests.return?.())
+  left().catch(() => {})
 }
 
 async function* answers<O extends DescMessage>(
@@ -205,7 +215,7 @@ function explain(end: CallEnd, line: CallLine, timeoutMs?: number): NsmError {
     const text = `nothing answers at ${where}: ${systemText(error)}`
     return line.refused() ?? new NsmError('UNREACHABLE', text, known.next, { cause: error })
   }
-  const isLate = timeoutMs !== undefined && end.code === status.DEADLINE_EXCEEDED
+  const isLate = timeoutMs !== undefined && end === deadlineOver
   const text = isLate ? `no answer from ${where} within ${timeoutMs / 1_000} s` : `${where}: ${known.message}`
   return new NsmError('UNREACHABLE', text, known.next, { cause: end })
 }

@@ -1,12 +1,14 @@
 import { describe, expect, test } from 'vitest'
 import { Health } from '../../src/nsm/generated/health_pb.js'
+import { IPAM } from '../../src/nsm/generated/ipam_pb.js'
 import { frameMessage } from '../../src/nsm/grpc-message.ts'
 import { flags, frameTypes } from '../../src/nsm/http2/frames.ts'
 import { encodeHeaders } from '../../src/nsm/http2/hpack.ts'
-import { callStream } from '../../src/nsm/line-calls.ts'
+import { callDuplex, callStream } from '../../src/nsm/line-calls.ts'
 import { status } from '../../src/nsm/status-code.ts'
 import { codeOf, detailsOf } from '../../src/nsm/workload-calls.ts'
 import { createFakeClock } from '../support/fake-clock.ts'
+import { freePort } from '../support/free-port.ts'
 import { lineTo, serving, startServer } from './client-rig.ts'
 import { answer, goaway, okHeader, reset, trailers } from './http2/client-rig.ts'
 import { data, raw } from './http2/session-rig.ts'
@@ -140,6 +142,18 @@ describe('a call with one answer', () => {
     expect(await outcome([goaway(1)], 'leave')).toEqual(lost)
   })
 
+  test('keeps the text of a server that speaks of a deadline: it is not our own', async () => {
+    const server = await startServer()
+    const asked = lineTo(server).ask()
+    const connection = await server.next()
+    await connection.next(frameTypes.data)
+    connection.say(header(grpc), ended({ 'grpc-status': 4, 'grpc-message': 'too late upstream' }))
+    await expect(asked).rejects.toMatchObject({
+      code: 'UNREACHABLE',
+      message: expect.stringContaining('too late upstream'),
+    })
+  })
+
   test('tells the server when the caller has aborted it, and keeps the reason', async () => {
     const server = await startServer()
     const stop = new AbortController()
@@ -215,5 +229,56 @@ describe('a call with a stream of answers', () => {
     for (let i = 0; i < 4; i++) expect((await stream.next()).value).toMatchObject({ status: 1 })
     void stream.next().catch(() => {})
     await expect.poll(credits).toBe(1)
+  })
+})
+
+describe('a call with streams both ways', () => {
+  /** Its requests: this many, and then a wait that nothing ends. */
+  function start(count: number, server: { readonly port: number }) {
+    const left = Promise.withResolvers<void>()
+    let given = 0
+    const next = async () => {
+      if (given++ < count) return { done: false as const, value: { prefix: `q${given}` } }
+      return new Promise<never>(() => {})
+    }
+    const end = async () => {
+      left.resolve()
+      return { done: true as const, value: undefined }
+    }
+    const requests = { [Symbol.asyncIterator]: () => ({ next, return: end }) }
+    const { line } = lineTo(server)
+    const answers = callDuplex(line, { method: IPAM.method.managePrefixes, requests, settings: {} })
+    return { answers, left: left.promise, given: () => given }
+  }
+
+  test('lets the requests go when the server has ended it, also while one is waited for', async () => {
+    const server = await startServer()
+    const { answers, left } = start(1, server)
+    const first = answers.next()
+    const connection = await server.next()
+    await connection.next(frameTypes.data)
+    connection.say(header(grpc), ended({ 'grpc-status': 0 }))
+    expect(await first).toEqual({ done: true, value: undefined })
+    await left
+  })
+
+  test('lets the requests go with the loop', async () => {
+    const server = await startServer()
+    const { answers, left } = start(0, server)
+    const first = answers.next()
+    const connection = await server.next()
+    await connection.next(frameTypes.headers)
+    connection.say(header(grpc), data(1, frameMessage(Buffer.from('\x0a\x02it'))))
+    await first
+    await answers.return()
+    await left
+    await connection.next(frameTypes.reset)
+  })
+
+  test('lets the requests go that it never asked for, as nobody answers', async () => {
+    const { answers, left, given } = start(1, { port: await freePort() })
+    await expect(answers.next()).rejects.toMatchObject({ code: 'UNREACHABLE' })
+    await left
+    expect(given()).toBe(0)
   })
 })

@@ -7,7 +7,7 @@ import { isWellFormed, Session, type SessionIo } from './session.ts'
 export interface ClientSessionIo extends SessionIo {
   /** The server has said its settings for the first time. */
   onReady(): void
-  /** The server wants no new streams here. */
+  /** No new streams are wanted here: the server said so, or we end the connection. */
   onLeaving(): void
   /** There may be room for a stream. */
   onRoom(): void
@@ -108,6 +108,12 @@ export class ClientSession extends Session<ClientStream> {
   protected onStreamClosed(): void {
     this.#endIfIdle()
     if (!this.isClosed) this.#io.onRoom()
+  }
+
+  /** What was written last may take a while; nobody waits for that with a new stream. */
+  protected override end(): void {
+    super.end()
+    this.#leave()
   }
 
   #endIfIdle(): void {

@@ -129,6 +129,7 @@ describe('a client session', () => {
     expect([session.hasRoom, heard.slice(1), state.isEnded]).toEqual([false, ['leaving'], false])
     say(trailers(1, okHeader))
     expect([heard.at(-1), state.isEnded]).toEqual(['1 whole', true])
+    expect(heard.filter((one) => one === 'leaving')).toHaveLength(1)
   })
 
   test('ends at once when nothing is under way at a goaway', () => {
@@ -156,7 +157,7 @@ describe('a client session', () => {
     await sent()
     session.close()
     expect(typesOf(await sent())).toEqual([frameTypes.reset, frameTypes.goaway])
-    expect([heard.at(-1), state.isEnded]).toEqual(['1 lost', true])
+    expect([heard.slice(1), state.isEnded]).toEqual([['1 lost', 'leaving'], true])
   })
 
   test('loses its streams with the connection', () => {
@@ -211,6 +212,8 @@ describe('a hostile server', () => {
     say(...frames)
     expect(goawayCode(await sent())).toEqual([code])
     expect([state.isEnded, heard.filter((one) => one === '1 end')]).toEqual([true, []])
+    // Heard before the calls are lost, so that none begins again here.
+    expect(heard.filter((one) => /^(1 lost|leaving)$/.test(one)).slice(0, 1)).toEqual(['leaving'])
   })
 
   test('that sends more than a reader has room for loses its connection', async () => {
