@@ -35,9 +35,12 @@ export const enrolmentPath = (settings: Dirs, trustDomain: string): string =>
 /** Holds the trust domain that was joined last: what `nsm connect` uses without `--join`. */
 export const lastDomainPath = (settings: Dirs): string => join(settings.stateDir, 'identities', 'last')
 
-/** Where the login of a trust domain is renewed, and where its refresh token rests; holds no secret. */
+/**
+ * Where the login of a trust domain is renewed, and where its refresh token rests; holds no secret. A trust domain may end in any
+ * word, so the names of identities, logins and tokens differ in what follows it.
+ */
 export const loginPath = (settings: Dirs, trustDomain: string): string =>
-  join(settings.stateDir, 'identities', `${trustDomain}.login.json`)
+  join(settings.stateDir, 'identities', `${trustDomain}.login`)
 
 /** The refresh token of a trust domain, where it rests in a file. */
 export const refreshTokenPath = (settings: Dirs, trustDomain: string): string =>

@@ -18,16 +18,21 @@ export async function readStoredSvid(settings: Settings): Promise<Svid | undefin
 }
 
 /** The trust domains that somebody logged in to on this machine. */
-export async function readLoginDomains(settings: Settings): Promise<readonly string[]> {
-  const suffix = basename(loginPath(settings, ''))
-  const names = await readdir(dirname(loginPath(settings, ''))).catch(() => [])
-  return names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length))
+export function readLoginDomains(settings: Settings): Promise<readonly string[]> {
+  return domainsOf(loginPath(settings, ''))
 }
 
 /** The trust domains of which this machine has an identity or a login, however it came by it. */
 export async function readStoredDomains(settings: Settings): Promise<readonly string[]> {
-  const names = await readdir(dirname(lastDomainPath(settings))).catch(() => [])
-  return names.filter((name) => name.endsWith('.json')).map((name) => name.replace(/(\.login)?\.json$/, ''))
+  const [joined, loggedIn] = await Promise.all([domainsOf(enrolmentPath(settings, '')), readLoginDomains(settings)])
+  return [...new Set([...joined, ...loggedIn])]
+}
+
+/** Those that have a file which is named as that of the empty one is, behind its name. */
+async function domainsOf(path: string): Promise<readonly string[]> {
+  const suffix = basename(path)
+  const names = await readdir(dirname(path)).catch(() => [])
+  return names.filter((name) => name.endsWith(suffix)).map((name) => name.slice(0, -suffix.length))
 }
 
 /** Removes the identities of these trust domains, their keys with them, that one of them was joined last, and what killed writers left. */

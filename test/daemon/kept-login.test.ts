@@ -57,7 +57,7 @@ function rotating() {
 
 async function bench(answer: (form: URLSearchParams) => IssuerAnswer | Promise<IssuerAnswer> = rotating().answer) {
   const { url, forms } = await scriptedIssuer(({ endpoint, form }) => (endpoint === 'token' ? answer(form) : {}))
-  const recordPath = join(temporaryDir(), 'identities', 'acme.example.login.json')
+  const recordPath = join(temporaryDir(), 'identities', 'acme.example.login')
   const keychain = new Place()
   const file = plainFile(join(recordPath, '..', 'token'))
   const stores = { keychain, 'encrypted-file': new Place(), file }
