@@ -1,35 +1,52 @@
 import type { IpFamily } from '../../base/ip.ts'
 import { errno } from '../sys/errno.ts'
-import { askKernel, attribute, changeRequest, joinBytes, number32 } from '../sys/netlink.ts'
+import { askKernel, attribute, joinBytes, NLM_F_CREATE, number32 } from '../sys/netlink.ts'
 import { systemFamily } from '../sys/socket-numbers.ts'
 import { defaultTableNumber, tableNumber } from './host-network.ts'
 import { RTM_DELRULE, RTM_NEWRULE } from './linux-table.ts'
 
 /* A tunnel whose packets have a mark of the user's keeps out of tunnels as well [security E5]: a rule right before those of our
- * tables leads them to one right behind. Rules of others, in front and behind, are asked as ever. */
+ * tables leads them to one right behind. Rules of others, in front and behind, are asked as ever. Each process has its own
+ * two rules per mark, beside the same ones of other processes: the kernel keeps rules that are equal one by one, removes the
+ * first of them, and a jump then ends at the next. */
 
 /** Leads packets with this mark past our tables, or ends that; gives 0 or an error number. Tunnels may share a mark. */
 export function passTables(mark: number, add: boolean): number {
   const before = holders.get(mark) ?? 0
   holders.set(mark, before + (add ? 1 : -1))
   if (before !== (add ? 0 : 1)) return 0
-  if (!add) holders.delete(mark)
-  const number = Math.max(...families.map((family) => changePass(family, mark, add)))
-  if (add && number !== 0) passTables(mark, false)
+  const number = add ? lead(mark) : Math.max(...families.map((family) => endLeading(family, mark)))
+  if (!add || number !== 0) holders.delete(mark)
   return number
 }
 
 /** Removes all such rules of a family, as after a kill. */
 export function dropMarkRules(family: IpFamily): void {
-  while (askForRule(jump(family, undefined), false) === 0);
-  askForRule(landing(family), false)
+  for (const rule of [jump(family, undefined), landing(family)]) while (askForRule(rule, false) === 0);
 }
 
-function changePass(family: IpFamily, mark: number, add: boolean): number {
-  const landed = add ? askForRule(landing(family), true) : 0
-  const number = isDone(landed, add) ? askForRule(jump(family, mark), add) : landed
-  if (!add && holders.size === 0) askForRule(landing(family), false)
-  return isDone(number, add) ? 0 : number
+/** Both families or none. */
+function lead(mark: number): number {
+  for (const [i, family] of families.entries()) {
+    const number = leadFamily(family, mark)
+    if (isDone(number, true)) continue
+    for (const done of families.slice(0, i)) endLeading(done, mark)
+    return number
+  }
+  return 0
+}
+
+function leadFamily(family: IpFamily, mark: number): number {
+  const landed = askForRule(landing(family), true)
+  if (landed !== 0) return landed
+  const number = askForRule(jump(family, mark), true)
+  if (number !== 0) askForRule(landing(family), false)
+  return number
+}
+
+function endLeading(family: IpFamily, mark: number): number {
+  const numbers = [jump(family, mark), landing(family)].map((rule) => askForRule(rule, false))
+  return numbers.find((number) => !isDone(number, false)) ?? 0
 }
 
 function jump(family: IpFamily, mark: number | undefined): Uint8Array {
@@ -48,11 +65,13 @@ function head(family: IpFamily, action: number): Uint8Array {
 }
 
 function askForRule(body: Uint8Array, add: boolean): number {
-  return askKernel(changeRequest({ add: RTM_NEWRULE, remove: RTM_DELRULE }, add, body)).error
+  // Without NLM_F_EXCL, also beside one that is equal.
+  return askKernel({ type: add ? RTM_NEWRULE : RTM_DELRULE, flags: add ? NLM_F_CREATE : 0, body }).error
 }
 
+/** A system without IPv6 has nothing to lead. */
 function isDone(number: number, add: boolean): boolean {
-  return number === 0 || number === errno.EAFNOSUPPORT || number === (add ? errno.EEXIST : errno.ENOENT)
+  return number === 0 || number === errno.EAFNOSUPPORT || (!add && number === errno.ENOENT)
 }
 
 const families = [4, 6] as const
