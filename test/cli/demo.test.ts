@@ -21,6 +21,9 @@ test.skipIf(refused !== undefined)(
     const { status, document } = runDemo()
     expect(document).toMatchObject({ apiVersion: 'nsm/demo/v1', ok: true })
     expect(document).not.toMatchObject({ steps: expect.arrayContaining([expect.objectContaining({ ok: false })]) })
+    const applications = expect.stringMatching(/SPIFFE_ENDPOINT_SOCKET=unix:\/\/\.\.\.\/run\/workload\.sock$/)
+    const shown = expect.objectContaining({ seen: expect.arrayContaining(['$ nsm status', applications]) })
+    expect(document).toMatchObject({ steps: expect.arrayContaining([shown]) })
     expect(status).toBe(0)
   },
   demoTimeoutMs,
