@@ -14,7 +14,6 @@ import type {
   VersionResult,
 } from './protocol.ts'
 import { AbsentPeer, connectRpc, type RpcClient, SilentPeer } from './rpc-client.ts'
-import { startDaemon } from './start.ts'
 import type { TunnelDownResult, TunnelStatusResult, TunnelUpResult } from './tunnel-protocol.ts'
 
 /** The background process over its socket; `close` ends the connection, not the process. */
@@ -35,7 +34,7 @@ export async function connectDaemon(settings: Settings, options: { readonly star
       const mayPass = error instanceof NsmError && error.code === 'UNREACHABLE' && !(error instanceof SilentPeer)
       if (!mayPass || looks >= looksMax || (error instanceof AbsentPeer && !options.start)) throw error
     }
-    if (options.start) await startDaemon(settings)
+    if (options.start) await (await import('./start.ts')).startDaemon(settings)
   }
 }
 

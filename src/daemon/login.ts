@@ -1,9 +1,8 @@
 import { keepingClock } from '../base/clock.ts'
 import { NsmError } from '../base/errors.ts'
 import { joinLine, parseJoinString } from '../identity/join-string.ts'
-import { loginByBrowser } from '../identity/oidc-code-flow.ts'
-import { type DevicePrompt, loginByDevice } from '../identity/oidc-device-flow.ts'
-import type { LoginIssuer } from '../identity/oidc-provider.ts'
+import type { DevicePrompt } from '../identity/oidc-device-flow.ts'
+import type { LoginIssuer, LoginTokens } from '../identity/oidc-provider.ts'
 import { fetchConfiguration } from '../nsm/exchange.ts'
 import type { LoginRequest } from './login-protocol.ts'
 
@@ -25,12 +24,8 @@ export type Obtained = Pick<LoginRequest, 'idToken' | 'issuer' | 'clientId' | 'r
  * `NOT_FOUND` when the server knows no issuer for people, `UNREACHABLE`.
  */
 export async function obtainLogin(joinString: string, around: LoginAround): Promise<Obtained> {
-  const { method, keep, show, signal } = around
-  const issuer = { ...(await findIssuer(joinString, signal)), keep }
-  const { idToken, refreshToken } =
-    method === 'device'
-      ? await loginByDevice(issuer, { show, clock: keepingClock, signal })
-      : await loginByBrowser(issuer, { show: (page) => show({ page }), signal })
+  const issuer = { ...(await findIssuer(joinString, around.signal)), keep: around.keep }
+  const { idToken, refreshToken } = await askPerson(issuer, around)
   const { url, clientId } = issuer
   return { idToken, issuer: url, clientId, ...(refreshToken === undefined ? {} : { refreshToken }) }
 }
@@ -42,4 +37,14 @@ async function findIssuer(joinString: string, signal: AbortSignal): Promise<Logi
   if (found) return { url: found.issuerUrl, clientId: found.clientId, scopes: found.scopes }
   const next = 'give an issuer of the server a client_id: docs/identity.md'
   throw new NsmError('NOT_FOUND', 'the server has no issuer at which people log in', next)
+}
+
+/** Each way is loaded when a person is asked by it: a browser's answer needs an HTTP server, which the start does without. */
+async function askPerson(issuer: LoginIssuer, { method, show, signal }: LoginAround): Promise<LoginTokens> {
+  if (method === 'device') {
+    const { loginByDevice } = await import('../identity/oidc-device-flow.ts')
+    return loginByDevice(issuer, { show, clock: keepingClock, signal })
+  }
+  const { loginByBrowser } = await import('../identity/oidc-code-flow.ts')
+  return loginByBrowser(issuer, { show: (page) => show({ page }), signal })
 }

@@ -4,8 +4,8 @@ import { expect, test } from 'vitest'
 
 const root = resolve(import.meta.dirname, '../..')
 
-/** Imports a module in a process of its own, and says which of these came with it. */
-function loadedWith(module: string): readonly string[] {
+/** Imports a module in a process of its own, and says which of `names` came with it. */
+function loadedWith(module: string, names: readonly string[] = heavy): readonly string[] {
   const script = `
     import { createRequire } from 'node:module'
     await import(${JSON.stringify(resolve(root, module))})
@@ -14,7 +14,7 @@ function loadedWith(module: string): readonly string[] {
     console.log(JSON.stringify(loaded))`
   const words = ['--disable-warning=ExperimentalWarning', '--input-type=module', '-e', script]
   const loaded: readonly string[] = JSON.parse(execFileSync(process.execPath, words, { cwd: root, encoding: 'utf8' }))
-  return heavy.filter((name) => loaded.some((one) => one === `NativeModule ${name}` || one.startsWith(`${name}/`)))
+  return names.filter((name) => loaded.some((one) => one === `NativeModule ${name}` || one.startsWith(`${name}/`)))
 }
 
 /** Each costs a start milliseconds, and memory for ever. */
@@ -28,8 +28,17 @@ test.each([
   expect(loadedWith(module)).toEqual([])
 })
 
-test('neither does a call', () => {
-  expect(loadedWith('src/nsm/channel.ts')).toEqual([])
+test.each([
+  ['a call', 'src/nsm/channel.ts'],
+  ['a login, until a person is asked', 'src/daemon/login.ts'],
+])('neither does %s', (_what, module) => {
+  expect(loadedWith(module)).toEqual([])
+})
+
+test('a question to the background process goes without what starts one', () => {
+  const { starter, asker } = { starter: 'src/daemon/start.ts', asker: 'src/daemon/client.ts' }
+  expect(loadedWith(starter, ['child_process'])).toEqual(['child_process'])
+  expect(loadedWith(asker, ['child_process'])).toEqual([])
 })
 
 test.each([
