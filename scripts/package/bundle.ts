@@ -3,6 +3,7 @@ import { isBuiltin } from 'node:module'
 import { join } from 'node:path'
 import { rolldown } from 'rolldown'
 import { NsmError } from '../../src/base/errors.ts'
+import { bootModule, shareDefaults } from './shared-defaults.ts'
 
 /** What was bundled. */
 export interface Bundled {
@@ -20,7 +21,7 @@ export async function bundle(root: string, dir: string): Promise<Bundled> {
     cwd: root,
     logLevel: 'warn',
     resolve: { alias },
-    plugins: [withoutUnused],
+    plugins: [withoutUnused, withSharedDefaults],
   })
   const { output } = await bundled.write({
     dir,
@@ -55,6 +56,11 @@ const unused = new RegExp(
 const withoutUnused = {
   name: 'without-unused',
   load: (id: string) => (unused.test(id) ? 'module.exports = class {}' : null),
+}
+
+const withSharedDefaults = {
+  name: 'with-shared-defaults',
+  transform: (code: string, id: string) => (bootModule.test(id) ? shareDefaults(code) : null),
 }
 
 /** What the boot script starts: the command line, the background process, a thread. */

@@ -1,8 +1,9 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { dirname, join, resolve } from 'node:path'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { bundle, foreignNames } from '../../scripts/package/bundle.ts'
+import { shareDefaults } from '../../scripts/package/shared-defaults.ts'
 
 const root = resolve(import.meta.dirname, '../..')
 
@@ -17,6 +18,42 @@ describe('foreignNames', () => {
     expect(foreignNames(code)).toEqual(expected)
   })
 })
+
+describe('shareDefaults', () => {
+  const boot = join(root, 'node_modules/@bufbuild/protobuf/dist/esm/codegenv2/boot.js')
+
+  test('leaves the descriptors what they are, with one object of defaults for each kind', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'nsm-shared-'))
+    onTestFinished(() => rmSync(dir, { recursive: true }))
+    const code = readFileSync(boot, 'utf8').replace(/(?<=from ")\.[^"]+/g, (name) => join(dirname(boot), name))
+    writeFileSync(join(dir, 'boot.mjs'), shareDefaults(code))
+    const [own, shared] = [await import(boot), await import(join(dir, 'boot.mjs'))]
+    const init = {
+      name: 'a.proto',
+      messageType: [{ name: 'A', field: [field('one', 1), field('two', 2)], enumType: [{ name: 'E', value: [] }] }],
+      enumType: [{ name: 'F', value: [{ name: 'ZERO', number: 0 }] }],
+    }
+    const [before, after] = [own.bootFileDescriptorProto(init), shared.bootFileDescriptorProto(init)]
+    expect(withDefaults(after)).toEqual(withDefaults(before))
+    const [one, two] = after.messageType[0].field.map(Object.getPrototypeOf)
+    expect(one).toBe(two)
+  })
+
+  test('fails when there is nothing to share, so that another version of the package is looked at', () => {
+    expect(() => shareDefaults('export const boot = () => Object.create({ name: "" })')).toThrow('in another way')
+  })
+})
+
+const field = (name: string, number: number) => ({ name, number, type: 9, options: { packed: true } })
+
+/** With what is inherited, at every depth. */
+function withDefaults(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withDefaults)
+  if (typeof value !== 'object' || value === null) return value
+  const entries = []
+  for (const name in value) entries.push([name, withDefaults(Reflect.get(value, name))])
+  return { own: Object.keys(value), all: Object.fromEntries(entries) }
+}
 
 describe('the bundle', () => {
   const dir = mkdtempSync(join(tmpdir(), 'nsm-bundle-'))
