@@ -7,7 +7,7 @@ use core::ptr::addr_of_mut;
 /// The loops, as in `kernels`.
 #[derive(Clone, Copy)]
 pub struct Kernels {
-    pub rounds8: unsafe extern "C" fn(*const v128, *mut v128),
+    pub rounds8: unsafe extern "C" fn(*const u32, *mut v128),
     pub poly8: unsafe extern "C" fn(*mut v128, *const v128, *const u8, usize),
 }
 

@@ -54,26 +54,38 @@ fn sum<const N: usize>(x: &[v128; N], y: &[v128; N]) -> [v128; N] {
     core::array::from_fn(|i| i32x4_add(x[i], y[i]))
 }
 
-/// ChaCha20's block function [RFC 8439 2.3] of eight blocks: word i of blocks 0..3 at `state[2 i]`, of 4..7 behind it.
+/// Word i of the state in all lanes; a block's counter is the state's plus its lane, of eight.
+#[inline(always)]
+unsafe fn begin(state: *const u32, counted: v128) -> [v128; 16] {
+    let mut x = core::array::from_fn(|i| v128_load32_splat(state.add(i)));
+    x[12] = i32x4_add(x[12], counted);
+    x
+}
+
+/// ChaCha20's block function [RFC 8439 2.3] of eight blocks: word i of blocks 0..3 at `out[2 i]`, of 4..7 behind it.
+/// The state is read word by word: a vector of 256 bits that was just stored in halves would have to wait for all stores
+/// before it, among them those of the packet, which may miss the caches.
 ///
 /// # Safety
-/// `state` and `out` have 32 vectors each.
+/// `state` has 16 words, `out` 32 vectors.
 #[inline(never)]
-pub unsafe extern "C" fn rounds8(state: *const v128, out: *mut v128) {
-    let (mut x, mut y): ([v128; 16], [v128; 16]) = (load(state), load(state.add(1)));
+pub unsafe extern "C" fn rounds8(state: *const u32, out: *mut v128) {
+    let (first, second) = (i32x4(0, 1, 2, 3), i32x4(4, 5, 6, 7));
+    let (mut x, mut y) = (begin(state, first), begin(state, second));
     rounds!(x y);
-    store(out, &sum(&x, &load(state)), &sum(&y, &load(state.add(1))));
+    store(out, &sum(&x, &begin(state, first)), &sum(&y, &begin(state, second)));
 }
 
 /// The same of blocks 0..3 alone.
 ///
 /// # Safety
-/// As `rounds8`; the second set is neither read nor written.
+/// As `rounds8`; the second set is not written.
 #[inline(never)]
-pub unsafe extern "C" fn rounds4(state: *const v128, out: *mut v128) {
-    let mut x: [v128; 16] = load(state);
+pub unsafe extern "C" fn rounds4(state: *const u32, out: *mut v128) {
+    let first = i32x4(0, 1, 2, 3);
+    let mut x = begin(state, first);
     rounds!(x);
-    for (i, &word) in sum(&x, &load(state)).iter().enumerate() {
+    for (i, &word) in sum(&x, &begin(state, first)).iter().enumerate() {
         v128_store(out.add(2 * i), word);
     }
 }

@@ -13,7 +13,7 @@ use core::arch::wasm32::v128;
 /// # Safety
 /// As there.
 #[no_mangle]
-pub unsafe extern "C" fn rounds8(state: *const v128, out: *mut v128) {
+pub unsafe extern "C" fn rounds8(state: *const u32, out: *mut v128) {
     kernels::rounds8(state, out)
 }
 
@@ -29,9 +29,9 @@ pub unsafe extern "C" fn poly8(limbs: *mut v128, table: *const v128, data: *cons
 /// Half of what `rounds8` does, as nothing can be paired in it: where pairs are fused it takes nearly as long.
 ///
 /// # Safety
-/// `state` and `out` have 32 vectors each.
+/// `state` has 16 words, `out` 32 vectors.
 #[no_mangle]
-pub unsafe extern "C" fn rounds4(state: *const v128, out: *mut v128) {
+pub unsafe extern "C" fn rounds4(state: *const u32, out: *mut v128) {
     kernels::rounds4(state, out)
 }
 
