@@ -21,14 +21,23 @@ interface Place {
   readonly logins: Logins
 }
 
-/**
- * Forgets the identities that are meant, with their keys, and takes their logins back at their issuers. When one other remains,
- * it is the one that is used from then on. Throws `USAGE` when several could be meant, `NOT_FOUND` for a name of none.
- */
-export async function logOut(place: Place, request: LogoutRequest): Promise<LogoutResult> {
-  const { settings, logins } = place
+/** What a logout is about: of the identities it looked at, those it forgets. */
+export interface Leaving {
+  readonly stored: readonly Stored[]
+  readonly chosen: readonly Stored[]
+}
+
+/** Finds those that are meant, and changes nothing. Throws `USAGE` when several could be meant, `NOT_FOUND` for a name of none. */
+export async function findLeaving(place: Place, request: LogoutRequest): Promise<Leaving> {
   const stored = await storedIdentities(place, request)
-  const chosen = chooseStored(stored, request)
+  return { stored, chosen: chooseStored(stored, request) }
+}
+
+/**
+ * Forgets identities with their keys, and takes their logins back at their issuers. When one other remains, it is the one
+ * that is used from then on.
+ */
+export async function logOut({ settings, logins }: Place, { stored, chosen }: Leaving): Promise<LogoutResult> {
   const warnings: string[] = []
   for (const { trustDomain } of chosen) warnings.push(...(await logins.of(trustDomain).forget()))
   const last = await readLastDomain(settings)
@@ -43,11 +52,6 @@ export async function logOut(place: Place, request: LogoutRequest): Promise<Logo
     warnings.push(`from now on this machine is ${nameOf(next)}`)
   }
   return { apiVersion: 'nsm/logout/v1', forgotten: chosen.map(nameOf), ...(warnings.length > 0 && { warnings }) }
-}
-
-/** Throws what `logOut` would, and changes nothing. */
-export async function checkLogout(place: Place, request: LogoutRequest): Promise<void> {
-  chooseStored(await storedIdentities(place, request), request)
 }
 
 /** All that rest where a name or all are wanted; else the one that was joined last, and those that somebody logged in to. */

@@ -15,7 +15,7 @@ import { auditedLogin } from './audited-login.ts'
 import { openDomainSession } from './domain-session.ts'
 import type { IdentityResult, LoginApi, LoginRequest, LogoutRequest, LogoutResult } from './login-protocol.ts'
 import { Logins } from './logins.ts'
-import { checkLogout, logOut } from './logout.ts'
+import { findLeaving, logOut } from './logout.ts'
 import { parseManager, resolveTarget } from './manager-address.ts'
 import { createNameService } from './name-service.ts'
 import { enrolmentPath, lastDomainPath } from './paths.ts'
@@ -119,11 +119,11 @@ export class Sessions implements LoginApi {
       const place = { settings: this.#parts.settings, logins: this.logins }
       const { whose = inMemory, all } = request
       const isStoredMeant = inMemory === undefined || whose !== inMemory || all
-      if (isStoredMeant) await checkLogout(place, request)
+      const leaving = isStoredMeant ? await findLeaving(place, request) : undefined
       // With its session an identity in memory is gone, whoever else is meant.
       await this.close()
       this.#ephemeralDomain = undefined
-      const stored = isStoredMeant ? await logOut(place, request) : nothingForgotten
+      const stored = leaving ? await logOut(place, leaving) : nothingForgotten
       if (inMemory === undefined) return stored
       return { ...stored, forgotten: [spiffeId ?? inMemory, ...stored.forgotten] }
     })
