@@ -22,6 +22,7 @@ export function isKnownSigner(signer: Certificate, root: Certificate): boolean {
 
 /** Keeps a signer whose signature by the root was checked; the oldest is forgotten for one too many. */
 export function rememberSigner(signer: Certificate, root: Certificate): void {
+  if (isKnownSigner(signer, root)) return
   rootOfKnown.set(signer, root)
   known.set(bytesOf(signer.der), signer)
   const [oldest] = known.keys()

@@ -1,7 +1,8 @@
 import { constants } from 'node:crypto'
-import type { DetailedPeerCertificate, PeerCertificate, SecureContextOptions } from 'node:tls'
+import type { DetailedPeerCertificate, PeerCertificate, SecureContextOptions, TLSSocket } from 'node:tls'
 import { certificatesToPem } from './pem.ts'
 import type { IdentityState, TrustBundles } from './source.ts'
+import { chainMax } from './verify.ts'
 
 /** What both sides of a connection present and accept at the TLS layer; the check per trust domain comes on top. */
 export function tlsMaterial(state: IdentityState): SecureContextOptions {
@@ -25,14 +26,11 @@ export function trustMaterial(bundles: TrustBundles): SecureContextOptions {
   }
 }
 
-/**
- * The certificates of `socket.getPeerCertificate(true)` as DER, leaf first; empty when the peer showed none. Not from
- * `getPeerX509Certificate`: that one takes a certificate away from the connection's list with each call (Node 24.21).
- */
+/** The certificates of `socket.getPeerCertificate(true)` as DER, leaf first; empty when the peer showed none. */
 export function chainOf(leaf: PeerCertificate | DetailedPeerCertificate | null): Uint8Array[] {
   const chain: Uint8Array[] = []
   let next = leaf ?? undefined
-  while (next?.raw && chain.length < chainMax) {
+  while (next?.raw && chain.length < readMax) {
     chain.push(next.raw)
     const issuer = issuerOf(next)
     next = issuer?.fingerprint256 === next.fingerprint256 ? undefined : issuer
@@ -48,5 +46,17 @@ function isDetailed(certificate: PeerCertificate | DetailedPeerCertificate): cer
   return 'issuerCertificate' in certificate
 }
 
-/** Ours: how many certificates of a chain are read: one more than a verified chain may have, so that a longer one is refused, not cut. */
-export const chainMax = 9
+/**
+ * What a client showed a server, as `chainOf` has it, without Node's description of every field. All of it comes with the
+ * first call for a connection (Node 24.21): a second one gives the leaf alone.
+ */
+export function chainOfClient(socket: TLSSocket): Uint8Array[] {
+  const chain: Uint8Array[] = []
+  for (let next = socket.getPeerX509Certificate(); next && chain.length < readMax; next = next.issuerCertificate) {
+    chain.push(next.raw)
+  }
+  return chain
+}
+
+/** One more than a verified chain may have, so that a longer one is refused, not cut. */
+const readMax = chainMax + 1

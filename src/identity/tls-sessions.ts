@@ -8,7 +8,7 @@ import { readCertificate } from './certificate.ts'
 import type { CallerAdmission } from './connection-gate.ts'
 import { reasonOf, refusal, refusalReason } from './refusal.ts'
 import type { IdentitySource, IdentityState, Svid } from './source.ts'
-import { chainMax } from './tls-material.ts'
+import { chainOfClient } from './tls-material.ts'
 import { type PeerIdentity, verifyPeer } from './verify.ts'
 import { atWallTime } from './wall-timer.ts'
 
@@ -77,7 +77,7 @@ export class TlsSessions {
    * `secureConnection`. Where this comes too late they are read at `accept`, and without them the peer is refused.
    */
   watch(socket: TLSSocket): void {
-    socket.prependOnceListener('secure', () => void this.#sent.set(socket, sentBy(socket)))
+    socket.prependOnceListener('secure', () => void this.#sent.set(socket, chainOfClient(socket)))
   }
 
   /** The verdict on a finished handshake. */
@@ -118,7 +118,7 @@ export class TlsSessions {
   }
 
   #identify(socket: TLSSocket): PeerIdentity | undefined {
-    const chain = this.#sent.get(socket) ?? sentBy(socket)
+    const chain = this.#sent.get(socket) ?? chainOfClient(socket)
     if (chain.length === 0 && this.#settings.allowAnonymous) return undefined
     const { bundles } = this.#settings.source.current()
     const peer = verifyPeer({ chain, bundles, nowMs: this.#clock.wallMs() })
@@ -170,18 +170,6 @@ export class TlsSessions {
     audit.record({ event: 'peer.reject', id: this.#idOf(socket), address, reason: reasonOf(error) })
     socket.destroy()
   }
-}
-
-/**
- * What a client showed, DER, leaf first; empty when it showed nothing. All of it comes with the first call for a connection
- * (Node 24.21): a second one gives the leaf alone.
- */
-function sentBy(socket: TLSSocket): readonly Uint8Array[] {
-  const chain: Uint8Array[] = []
-  for (let next = socket.getPeerX509Certificate(); next && chain.length < chainMax; next = next.issuerCertificate) {
-    chain.push(next.raw)
-  }
-  return chain
 }
 
 function remoteKey(socket: Socket): string {

@@ -16,8 +16,9 @@ const exchanges: Rate = { perSecond: 20, burst: 1_000 }
 const callersMax = 10_000
 
 /**
- * Holds each source, an IPv4 address or an IPv6 /64, to its exchanges, and to far fewer failures: whoever shows good tokens is not a guesser, although many
- * of them share an address. A try takes a failure's place while it runs, so that tries at the same time are bounded too.
+ * Holds each source, an IPv4 address or an IPv6 /64, to its exchanges, and to far fewer failures: whoever shows good tokens
+ * is not a guesser, although many of them share an address. A try takes a failure's place while it runs, so that tries at
+ * the same time are bounded too.
  */
 export class ExchangeRate {
   readonly #failures = new RateLimit(failures)
